@@ -1,0 +1,4 @@
+//! What a sweep file means, from YAML to typed trials. Pure: no I/O, no async, no clock.
+
+pub mod recipe;
+pub mod value;

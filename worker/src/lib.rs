@@ -1,0 +1,10 @@
+//! The worker: an agent that leases trials and feeds them to trainers, and the trainer that tunes prompts on a frozen
+//! backbone with libtorch.
+
+pub mod agent;
+pub mod data;
+pub mod home;
+pub mod protocol;
+pub mod trainer;
+pub mod tuning;
+pub mod vit;
