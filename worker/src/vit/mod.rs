@@ -1,1 +1,3 @@
 //! vit
+
+pub mod arch;

@@ -1,0 +1,186 @@
+//! The shape of a vision transformer, as a backbone's sidecar states it. Numbers only, no tensors.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything about a ViT's shape that its weights do not say by themselves, and what they say for the check.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arch {
+    /// Width of a token.
+    pub dim: u32,
+    /// Number of blocks.
+    pub depth: u32,
+    pub heads: u32,
+    /// Side of a square patch in pixels.
+    pub patch_size: u32,
+    /// Side of the square image that the position table belongs to.
+    pub image_size: u32,
+    /// Width of the hidden layer of a block's MLP.
+    pub mlp_dim: u32,
+    pub layer_norm_eps: f64,
+    /// Whether the blocks scale their branches (`ls1.gamma`, `ls2.gamma`).
+    pub layer_scale: bool,
+    pub pool: Pool,
+    pub position_resize: PositionResize,
+}
+
+/// How the last block's tokens become one feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pool {
+    /// `norm`, then the class token.
+    Cls,
+    /// `norm`, then the mean of the patch tokens.
+    MeanNorm,
+    /// The mean of the patch tokens, then `fc_norm`.
+    MeanFcNorm,
+}
+
+/// How the position table is brought to another grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PositionResize {
+    Bicubic,
+    Bilinear,
+}
+
+/// One tensor of a checkpoint: its timm name and its shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorShape {
+    pub name: String,
+    pub shape: Vec<usize>,
+}
+
+/// Why the numbers of an [`Arch`] do not make a transformer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ArchError {
+    #[error("`{0}` must be at least 1")]
+    Zero(&'static str),
+    #[error("`heads` ({heads}) must divide `dim` ({dim})")]
+    Heads { heads: u32, dim: u32 },
+    #[error("`patch_size` ({patch_size}) must divide `image_size` ({image_size})")]
+    Patches { patch_size: u32, image_size: u32 },
+    #[error("`layer_norm_eps` must be a positive number")]
+    Eps,
+}
+
+impl Arch {
+    /// Checks that the numbers fit each other.
+    pub fn check(&self) -> Result<(), ArchError> {
+        let positive = [
+            ("dim", self.dim),
+            ("depth", self.depth),
+            ("heads", self.heads),
+            ("patch_size", self.patch_size),
+            ("image_size", self.image_size),
+            ("mlp_dim", self.mlp_dim),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(ArchError::Zero(name));
+        }
+        if !self.dim.is_multiple_of(self.heads) {
+            return Err(ArchError::Heads { heads: self.heads, dim: self.dim });
+        }
+        if !self.image_size.is_multiple_of(self.patch_size) {
+            return Err(ArchError::Patches { patch_size: self.patch_size, image_size: self.image_size });
+        }
+        if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps > 0.0) {
+            return Err(ArchError::Eps);
+        }
+        Ok(())
+    }
+
+    /// Side of the grid of patches that the position table belongs to.
+    pub fn grid(&self) -> u32 {
+        self.image_size / self.patch_size
+    }
+
+    /// Every tensor of the checkpoint under its timm name, in the order of the forward pass.
+    pub fn tensors(&self) -> Vec<TensorShape> {
+        let (d, m, p) = (self.dim as usize, self.mlp_dim as usize, self.patch_size as usize);
+        let tokens = 1 + (self.grid() as usize).pow(2);
+        let mut all = Vec::new();
+        let mut add = |name: String, shape: &[usize]| all.push(TensorShape { name, shape: shape.to_vec() });
+        add("cls_token".into(), &[1, 1, d]);
+        add("pos_embed".into(), &[1, tokens, d]);
+        add("patch_embed.proj.weight".into(), &[d, 3, p, p]);
+        add("patch_embed.proj.bias".into(), &[d]);
+        for i in 0..self.depth {
+            for (layer, shape) in [
+                ("norm1", &[d] as &[usize]),
+                ("attn.qkv", &[3 * d, d]),
+                ("attn.proj", &[d, d]),
+                ("norm2", &[d]),
+                ("mlp.fc1", &[m, d]),
+                ("mlp.fc2", &[d, m]),
+            ] {
+                add(format!("blocks.{i}.{layer}.weight"), shape);
+                add(format!("blocks.{i}.{layer}.bias"), &shape[..1]);
+            }
+            if self.layer_scale {
+                add(format!("blocks.{i}.ls1.gamma"), &[d]);
+                add(format!("blocks.{i}.ls2.gamma"), &[d]);
+            }
+        }
+        let norm = self.pool.norm();
+        add(format!("{norm}.weight"), &[d]);
+        add(format!("{norm}.bias"), &[d]);
+        all
+    }
+}
+
+impl Pool {
+    /// The timm name of the last layer norm.
+    pub fn norm(self) -> &'static str {
+        match self {
+            Pool::Cls | Pool::MeanNorm => "norm",
+            Pool::MeanFcNorm => "fc_norm",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vit_b16() -> Arch {
+        Arch {
+            dim: 768,
+            depth: 12,
+            heads: 12,
+            patch_size: 16,
+            image_size: 224,
+            mlp_dim: 3072,
+            layer_norm_eps: 1e-6,
+            layer_scale: false,
+            pool: Pool::Cls,
+            position_resize: PositionResize::Bicubic,
+        }
+    }
+
+    #[test]
+    fn vit_b16_has_its_published_number_of_parameters() {
+        let numbers: usize = vit_b16().tensors().iter().map(|t| t.shape.iter().product::<usize>()).sum();
+        assert_eq!(numbers, 85_798_656);
+    }
+
+    #[test]
+    fn the_pool_decides_the_last_norm() {
+        let arch = Arch { pool: Pool::MeanFcNorm, ..vit_b16() };
+        let names: Vec<String> = arch.tensors().into_iter().map(|t| t.name).collect();
+        assert!(names.contains(&"fc_norm.weight".to_owned()));
+        assert!(!names.contains(&"norm.weight".to_owned()));
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_are_named() {
+        assert_eq!(vit_b16().check(), Ok(()));
+        assert_eq!(Arch { depth: 0, ..vit_b16() }.check(), Err(ArchError::Zero("depth")));
+        assert_eq!(Arch { heads: 7, ..vit_b16() }.check(), Err(ArchError::Heads { heads: 7, dim: 768 }));
+        assert_eq!(
+            Arch { image_size: 225, ..vit_b16() }.check(),
+            Err(ArchError::Patches { patch_size: 16, image_size: 225 })
+        );
+        assert_eq!(Arch { layer_norm_eps: 0.0, ..vit_b16() }.check(), Err(ArchError::Eps));
+    }
+}
