@@ -2,3 +2,6 @@
 
 pub mod recipe;
 pub mod value;
+
+pub use recipe::{Recipe, RecipeError};
+pub use value::{Settings, Value};

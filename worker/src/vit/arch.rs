@@ -28,11 +28,11 @@ pub struct Arch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pool {
-    /// `norm`, then the class token.
+    /// `norm`, then the class token (supervised, MoCo v3, DINO).
     Cls,
-    /// `norm`, then the mean of the patch tokens.
+    /// The mean over all tokens but CLS, prompts included, then `norm` (MAE in the Gated and SPT code).
     MeanNorm,
-    /// The mean of the patch tokens, then `fc_norm`.
+    /// The same mean, then `fc_norm` (MAE in the VPT code).
     MeanFcNorm,
 }
 
@@ -40,7 +40,9 @@ pub enum Pool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PositionResize {
+    /// Half-pixel centres, no antialiasing, as DINOv2 does.
     Bicubic,
+    /// Corners on corners: `scipy.ndimage.zoom(order=1)` of the Google npz loaders.
     Bilinear,
 }
 
@@ -60,6 +62,8 @@ pub enum ArchError {
     Heads { heads: u32, dim: u32 },
     #[error("`patch_size` ({patch_size}) must divide `image_size` ({image_size})")]
     Patches { patch_size: u32, image_size: u32 },
+    #[error("an image of {size} pixels cannot be cut into the backbone's patches of {patch_size}; use a multiple of it")]
+    ImageSize { size: i64, patch_size: u32 },
     #[error("`layer_norm_eps` must be a positive number")]
     Eps,
 }
@@ -93,6 +97,11 @@ impl Arch {
     /// Side of the grid of patches that the position table belongs to.
     pub fn grid(&self) -> u32 {
         self.image_size / self.patch_size
+    }
+
+    /// Parameters without a head: 85,798,656 for ViT-B/16 at 224 pixels.
+    pub fn parameters(&self) -> usize {
+        self.tensors().iter().map(|t| t.shape.iter().product::<usize>()).sum()
     }
 
     /// Every tensor of the checkpoint under its timm name, in the order of the forward pass.
@@ -160,8 +169,7 @@ mod tests {
 
     #[test]
     fn vit_b16_has_its_published_number_of_parameters() {
-        let numbers: usize = vit_b16().tensors().iter().map(|t| t.shape.iter().product::<usize>()).sum();
-        assert_eq!(numbers, 85_798_656);
+        assert_eq!(vit_b16().parameters(), 85_798_656);
     }
 
     #[test]

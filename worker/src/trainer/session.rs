@@ -1,0 +1,128 @@
+//! What a trainer keeps warm between trials: the device, backbones, decoded images and prefixes.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use sha2::{Digest, Sha256};
+use sweeps::recipe::{Preprocessing, Recipe};
+use tch::{Device, Kind, Tensor};
+
+use super::cache::Cache;
+use super::device::{self, DeviceError};
+use super::error::TrialError;
+use super::inputs::{Frozen, Inputs, PREFIX_LIMIT};
+use crate::data::{self, Split};
+use crate::home::{Home, TaskEntry};
+use crate::protocol::FailureClass;
+use crate::vit::{Vit, Weights};
+
+const BACKBONES: usize = 8 << 30;
+const IMAGES: usize = 4 << 30;
+const PREFIXES: usize = 2 << 30;
+
+type SplitKey = (PathBuf, String, Preprocessing, u32);
+type PrefixKey = (SplitKey, String, String, usize);
+
+/// A trainer's long-lived state.
+#[derive(Debug)]
+pub struct Session {
+    home: Home,
+    device: Device,
+    backbones: Cache<String, Vit>,
+    splits: Cache<SplitKey, Split>,
+    prefixes: Cache<PrefixKey, Tensor>,
+}
+
+impl Session {
+    /// Opens the device (`auto`, `cpu`, `cuda:N`) and sets the number of CPU threads; 0 leaves libtorch's choice.
+    pub fn new(home: Home, device: &str, threads: u32) -> Result<Session, DeviceError> {
+        let device = device::open(device)?;
+        if let Ok(threads @ 1..) = i32::try_from(threads) {
+            tch::set_num_threads(threads);
+        }
+        Ok(Session {
+            home,
+            device,
+            backbones: Cache::new(BACKBONES),
+            splits: Cache::new(IMAGES),
+            prefixes: Cache::new(PREFIXES),
+        })
+    }
+
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The folder, class count and splits of a task.
+    pub(super) fn task(&self, name: &str) -> Result<TaskEntry, TrialError> {
+        Ok(self.home.task(name)?)
+    }
+
+    /// A backbone, loaded once; its file must be the one that the sidecar names by sha256.
+    pub(super) fn backbone(&mut self, name: &str) -> Result<Rc<Vit>, TrialError> {
+        let entry = self.home.backbone(name)?;
+        let key = entry.sidecar.sha256.clone();
+        if let Some(vit) = self.backbones.get(&key) {
+            return Ok(vit);
+        }
+        let found = sha256(&entry.path).map_err(|e| {
+            TrialError::new(FailureClass::BadNode, format!("failed to read {}: {e}", entry.path.display()))
+        })?;
+        if found != key {
+            let message = format!(
+                "{} has sha256 {found}, its sidecar says {key}; import the backbone again",
+                entry.path.display()
+            );
+            return Err(TrialError::new(FailureClass::BadNode, message));
+        }
+        let arch = entry.sidecar.arch;
+        let weights = Weights::read(&entry.path, &arch, Kind::Float, self.device)?;
+        let bytes = arch.parameters() * 4;
+        Ok(self.backbones.put(key, Vit::new(arch, weights), bytes))
+    }
+
+    /// A split of the recipe's task, its prefix computed if it is small enough to keep.
+    pub(super) fn inputs(
+        &mut self,
+        recipe: &Recipe,
+        task: &TaskEntry,
+        split: &str,
+        frozen: &Frozen,
+    ) -> Result<Inputs, TrialError> {
+        let key = (task.path.clone(), split.to_owned(), recipe.preprocessing, recipe.image_size);
+        let images = match self.splits.get(&key) {
+            Some(images) => images,
+            None => {
+                let size = i64::from(recipe.image_size);
+                let classes = i64::from(task.info.classes);
+                let images = data::load(&task.path, classes, split, recipe.preprocessing, size)?;
+                let bytes = images.images.numel();
+                self.splits.put(key.clone(), images, bytes)
+            }
+        };
+        let bytes = frozen.bytes(images.labels.size()[0]);
+        let prefix = if bytes > PREFIX_LIMIT {
+            None
+        } else {
+            let key = (key, recipe.backbone.clone(), format!("{:?}", recipe.normalization), frozen.first);
+            Some(match self.prefixes.get(&key) {
+                Some(prefix) => prefix,
+                None => self.prefixes.put(key, frozen.prefix(&images), bytes),
+            })
+        };
+        Ok(Inputs { split: images, prefix, frozen: frozen.clone() })
+    }
+}
+
+fn sha256(path: &std::path::Path) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut file = std::fs::File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer)? {
+            0 => break,
+            n => hash.update(&buffer[..n]),
+        }
+    }
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}

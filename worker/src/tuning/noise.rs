@@ -1,0 +1,58 @@
+//! All randomness of a run. Every draw starts from (seed, purpose, position), so that a run can be repeated to the bit,
+//! continued from a checkpoint, or fused with others without any generator state to carry.
+
+use std::sync::{Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+use tch::{Kind, Tensor};
+
+/// libtorch has one generator per process.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
+/// The seed of one stream of draws.
+pub fn stream(seed: i64, purpose: &str, position: u64) -> i64 {
+    let hash = Sha256::new()
+        .chain_update(seed.to_le_bytes())
+        .chain_update(position.to_le_bytes())
+        .chain_update(purpose)
+        .finalize();
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash[..8]);
+    i64::from_le_bytes(first)
+}
+
+/// Runs `draw` with libtorch's generator set to `stream`.
+pub fn seeded<T>(stream: i64, draw: impl FnOnce() -> T) -> T {
+    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    tch::manual_seed(stream);
+    draw()
+}
+
+/// Where the dropout of one training step draws from.
+#[derive(Debug, Clone, Copy)]
+pub struct Noise<'a> {
+    /// One per member.
+    pub seeds: &'a [i64],
+    /// Training steps taken before this one.
+    pub position: u64,
+}
+
+impl Noise<'_> {
+    /// Inverted dropout on `[K·B, …]`: each member draws from its own stream, one per (step, layer).
+    pub(super) fn dropout(self, x: &Tensor, p: f64, layer: usize) -> Tensor {
+        let size = x.size();
+        let members = self.seeds.len() as i64;
+        let shape = [&[size[0] / members], &size[1..]].concat();
+        let purpose = format!("dropout {layer}");
+        let masks: Vec<Tensor> = self
+            .seeds
+            .iter()
+            .map(|&seed| {
+                let stream = stream(seed, &purpose, self.position);
+                let blank = Tensor::empty(shape.as_slice(), (Kind::Float, x.device()));
+                seeded(stream, || blank.bernoulli_float_(1.0 - p))
+            })
+            .collect();
+        x * (Tensor::cat(&masks, 0) / (1.0 - p)).to_kind(x.kind())
+    }
+}

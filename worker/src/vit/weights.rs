@@ -1,0 +1,76 @@
+//! Reading a backbone's tensors: every key is filled, or the error names what is missing and what is too much.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor};
+
+use super::Arch;
+use super::arch::TensorShape;
+
+/// A backbone's tensors by timm name, all of them there and of the right shape.
+#[derive(Debug)]
+pub struct Weights(BTreeMap<String, Tensor>);
+
+/// Why a file is not the backbone that its [`Arch`] describes.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    #[error("failed to read the weights {path}: is it a complete safetensors file?")]
+    Read { path: PathBuf, source: tch::TchError },
+    #[error("the weights do not fit the backbone: {}", problems.join("; "))]
+    Unfit { problems: Vec<String> },
+}
+
+impl Weights {
+    /// Reads a safetensors file onto `device` as `kind`.
+    pub fn read(path: &Path, arch: &Arch, kind: Kind, device: Device) -> Result<Weights, WeightsError> {
+        let tensors = Tensor::read_safetensors(path)
+            .map_err(|source| WeightsError::Read { path: path.to_owned(), source })?;
+        Weights::new(tensors, arch, kind, device)
+    }
+
+    /// Takes tensors that are in memory. Their names are timm's; `head.*` is left aside.
+    pub fn new(
+        tensors: impl IntoIterator<Item = (String, Tensor)>,
+        arch: &Arch,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Weights, WeightsError> {
+        let mut found: BTreeMap<String, Tensor> =
+            tensors.into_iter().filter(|(name, _)| !name.starts_with("head.")).collect();
+        let (mut all, mut missing, mut problems) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for TensorShape { name, shape } in arch.tensors() {
+            let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
+            match found.remove(&name) {
+                None => missing.push(name),
+                Some(tensor) if tensor.size() != shape => {
+                    problems.push(format!("`{name}` is {:?}, not {shape:?}", tensor.size()));
+                }
+                Some(tensor) => {
+                    let tensor = tensor.to_device(device).to_kind(kind).set_requires_grad(false);
+                    all.insert(name, tensor);
+                }
+            }
+        }
+        for (what, names) in [("missing", missing), ("unexpected", found.into_keys().collect())] {
+            if !names.is_empty() {
+                problems.push(format!("{what}: {}", shortened(&names)));
+            }
+        }
+        if problems.is_empty() { Ok(Weights(all)) } else { Err(WeightsError::Unfit { problems }) }
+    }
+
+    /// Takes a tensor out. Only names of [`Arch::tensors`] may be asked for, each once.
+    pub(super) fn take(&mut self, name: &str) -> Tensor {
+        self.0.remove(name).unwrap_or_else(|| panic!("`{name}` is not a tensor of this backbone, or is taken"))
+    }
+}
+
+/// At most eight of the names, and how many more there are.
+fn shortened(names: &[String]) -> String {
+    let shown = names.iter().take(8).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(8) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

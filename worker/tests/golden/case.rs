@@ -1,0 +1,268 @@
+//! A case's files, and its replay with our code.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sweeps::recipe::{HeadInit, Method};
+use tch::{Device, Kind, Tensor};
+use worker::trainer::{Ensemble, Member, Rule, cross_entropy};
+use worker::tuning::{Step, Tuning};
+use worker::vit::{Arch, Pool, PositionResize, Vit, Weights};
+
+use crate::compare::Comparison;
+
+#[derive(Debug)]
+pub struct Case {
+    pub name: String,
+    pub folder: PathBuf,
+    pub method: String,
+    pub json: Value,
+    pub expected: HashMap<String, Tensor>,
+}
+
+pub type Tensors = HashMap<String, Tensor>;
+
+impl Case {
+    pub fn read(folder: &Path) -> Result<Case, String> {
+        let path = folder.join("case.json");
+        let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+        let expected = folder.join("expected.safetensors");
+        Ok(Case {
+            name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            folder: folder.to_owned(),
+            method: json["method"].as_str().unwrap_or_default().to_owned(),
+            expected: if expected.is_file() { tensors(&expected)? } else { Tensors::new() },
+            json,
+        })
+    }
+
+    pub fn tensors(&self, file: &str) -> Result<Tensors, String> {
+        tensors(&self.folder.join(file))
+    }
+
+    /// The case's method in our terms, or why it cannot be run.
+    pub fn recipe(&self) -> Result<Method, String> {
+        let config = &self.json["method_config"];
+        let allowed = |keys: &[&str]| {
+            let other = config.as_object().and_then(|c| c.keys().find(|k| !keys.contains(&k.as_str())));
+            other.map_or(Ok(()), |key| Err(format!("`{key}` is not built yet")))
+        };
+        let number = |key: &str| config[key].as_u64().and_then(|n| u32::try_from(n).ok());
+        let prompt_length = number("prompt_tokens");
+        let depth = number_of(&self.json["vit"], "depth").unwrap_or(0);
+        match (self.method.as_str(), prompt_length) {
+            ("linear", _) => allowed(&[]).map(|()| Method::Linear),
+            ("vpt", Some(prompt_length)) => {
+                allowed(&[
+                    "prompt_tokens",
+                    "deep",
+                    "location",
+                    "prompt_layers",
+                    "k",
+                    "first_insert",
+                    "pool_types",
+                    "gate",
+                    "temperature",
+                ])?;
+                if config["location"].as_str().is_some_and(|l| l != "prepend") {
+                    return Err(format!("location {} is not built yet", config["location"]));
+                }
+                if config["first_insert"].as_str() == Some("overwrite") {
+                    return Err("first_insert \"overwrite\" is not built yet".to_owned());
+                }
+                if config["deep"].as_bool() != Some(true) {
+                    return Ok(Method::VptShallow { prompt_length, insertion_depth: 0, prompt_dropout: 0.0 });
+                }
+                let (insertion_depth, prompted_blocks) =
+                    match (config["prompt_layers"].as_str().unwrap_or("all"), number("k")) {
+                        ("all", _) => (0, None),
+                        ("first", Some(k)) => (0, Some(k)),
+                        ("last", Some(k)) => (depth.saturating_sub(k), Some(k)),
+                        (other, _) => return Err(format!("prompt_layers `{other}` is not known")),
+                    };
+                Ok(Method::VptDeep { prompt_length, insertion_depth, prompted_blocks, prompt_dropout: 0.0 })
+            }
+            ("gated", Some(prompt_length)) => {
+                allowed(&["prompt_tokens", "gate_init", "gate_logit", "temperature"])?;
+                Ok(Method::Gated {
+                    prompt_length,
+                    insertion_depth: 0,
+                    prompt_dropout: 0.0,
+                    gate_init: config["gate_init"].as_f64().unwrap_or(10.0),
+                    temperature: config["temperature"].as_str().is_some_and(|t| t.starts_with("learned")),
+                })
+            }
+            (other, _) => Err(format!("method `{other}` is not built yet")),
+        }
+    }
+
+    pub fn arch(&self) -> Result<Arch, String> {
+        let vit = &self.json["vit"];
+        let size = |key| number_of(vit, key).ok_or_else(|| format!("case.json: vit.{key} is missing"));
+        let dim = size("dim")?;
+        Ok(Arch {
+            dim,
+            depth: size("depth")?,
+            heads: size("heads")?,
+            patch_size: size("patch_size")?,
+            image_size: size("image_size")?,
+            mlp_dim: (f64::from(dim) * vit["mlp_ratio"].as_f64().unwrap_or(4.0)) as u32,
+            layer_norm_eps: vit["layer_norm_eps"].as_f64().unwrap_or(1e-6),
+            layer_scale: vit["layer_scale"].as_bool().unwrap_or(false),
+            pool: match vit["pool"].as_str() {
+                Some("cls") => Pool::Cls,
+                Some("mean_norm") => Pool::MeanNorm,
+                Some("mean_fc_norm") => Pool::MeanFcNorm,
+                other => return Err(format!("case.json: pool {other:?} is not known")),
+            },
+            position_resize: PositionResize::Bilinear,
+        })
+    }
+
+    pub fn classes(&self) -> Result<i64, String> {
+        self.json["vit"]["num_classes"].as_i64().ok_or_else(|| "case.json: vit.num_classes is missing".to_owned())
+    }
+
+    fn backbone(&self, arch: &Arch) -> Result<Vit, String> {
+        let own = self.folder.join("backbone.safetensors");
+        let shared = self.json["backbone_file"].as_str();
+        let path = shared
+            .and_then(|file| self.folder.ancestors().map(|a| a.join(file)).find(|p| p.is_file()))
+            .unwrap_or(own);
+        let weights = Weights::read(&path, arch, Kind::Float, Device::Cpu).map_err(|e| e.to_string())?;
+        Ok(Vit::new(arch.clone(), weights))
+    }
+
+    /// Forward, backward and three steps with K equal members, compared with what is expected of one.
+    pub fn replay(&self, method: &Method, members: usize, out: &mut Comparison<'_>) -> Result<(), String> {
+        let arch = self.arch()?;
+        let vit = self.backbone(&arch)?;
+        let inputs = self.tensors("inputs.safetensors")?;
+        let (images, labels) = (&inputs["images"], &inputs["labels"]);
+        let k = members as i64;
+        let labels = labels.unsqueeze(0).repeat([k, 1]);
+        let positions = vit.positions(i64::from(arch.image_size)).map_err(|e| e.to_string())?;
+
+        let optimizer = &self.json["optimizer"];
+        let (decay, lr) = groups(optimizer);
+        let member = Member { seed: 0, wd: decay, momentum: optimizer["momentum"].as_f64().unwrap_or(0.9) };
+        let mut ensemble = Ensemble::new(
+            &arch,
+            method,
+            HeadInit::Zero,
+            self.classes()?,
+            Rule::Sgd,
+            &vec![member; members],
+            Kind::Float,
+            Device::Cpu,
+        );
+        self.assign(&ensemble, k)?;
+        check_groups(optimizer, &ensemble)?;
+
+        // What enters the first touched block needs no gradient, as in training.
+        let tokens = |ensemble: &Ensemble| {
+            tch::no_grad(|| {
+                let x = vit.embed(images, &positions);
+                let x = vit.blocks(x, 0..ensemble.first_block(), &Plain, Step::evaluation(1));
+                x.repeat([k, 1, 1])
+            })
+        };
+        let (features, logits) = ensemble.forward(&vit, tokens(&ensemble), None);
+        let losses = cross_entropy(&logits, &labels);
+        losses.sum(Kind::Float).backward();
+        let batch = features.size()[0] / k;
+        for m in 0..k {
+            out.check("features", &features.narrow(0, m * batch, batch));
+            out.check("logits", &logits.get(m));
+            out.check("loss", &losses.get(m));
+            for param in ensemble.params() {
+                out.check(&format!("grad.{}", param.name), &param.value.grad().get(m));
+                out.check(&format!("{}_after_forward", param.name), &param.value.get(m));
+            }
+        }
+        if out.has("step3.losses") {
+            let steps: Vec<Tensor> = (0..3)
+                .map(|_| ensemble.train_step(&vit, tokens(&ensemble), &labels, &vec![lr; members]))
+                .collect();
+            let losses = Tensor::stack(&steps, 1); // [K, 3]
+            let (_, logits) = ensemble.forward(&vit, tokens(&ensemble), None);
+            for m in 0..k {
+                out.check("step3.losses", &losses.get(m));
+                out.check("step3.logits", &logits.get(m));
+                for param in ensemble.params() {
+                    out.check(&format!("step3.{}", param.name), &param.value.get(m));
+                }
+            }
+        }
+        // The pooling ablations of one case are not built; its original pooling is compared.
+        out.finish(&["logits.", "features.", "pos_embed_resized"]);
+        Ok(())
+    }
+
+    /// Sets every trainable tensor to the case's value.
+    fn assign(&self, ensemble: &Ensemble, members: i64) -> Result<(), String> {
+        let mut given = self.tensors("params.safetensors")?;
+        for param in ensemble.params() {
+            let value = given.remove(param.name).ok_or_else(|| format!("{} is not in the case", param.name))?;
+            let mut shape = value.size();
+            shape.insert(0, members);
+            if param.value.size() != shape {
+                return Err(format!("{} is {:?}, not {shape:?}", param.name, param.value.size()));
+            }
+            tch::no_grad(|| param.value.shallow_clone().copy_(&value.unsqueeze(0).expand(shape, false)));
+        }
+        match given.into_keys().next() {
+            None => Ok(()),
+            Some(name) => Err(format!("the case trains `{name}`, which the method has not")),
+        }
+    }
+}
+
+/// Learning rate, and the weight decay of the tensors that are decayed.
+fn groups(optimizer: &Value) -> (f64, f64) {
+    let groups = optimizer["groups"].as_array().cloned().unwrap_or_default();
+    let largest = |key: &str| groups.iter().filter_map(|g| g[key].as_f64()).fold(0.0, f64::max);
+    (largest("weight_decay"), largest("lr"))
+}
+
+/// Our rule of what is decayed has to give each tensor the authors' settings.
+fn check_groups(optimizer: &Value, ensemble: &Ensemble) -> Result<(), String> {
+    let Some(list) = optimizer["groups"].as_array() else { return Ok(()) };
+    let (decay, lr) = groups(optimizer);
+    for param in ensemble.params() {
+        let group = list
+            .iter()
+            .find(|g| g["params"].as_array().is_some_and(|p| p.iter().any(|n| n == param.name)))
+            .ok_or_else(|| format!("{} is in no optimiser group", param.name))?;
+        let ours = if param.decay { decay } else { 0.0 };
+        if group["weight_decay"].as_f64() != Some(ours) || group["lr"].as_f64() != Some(lr) {
+            return Err(format!("{} has other settings in the authors' optimiser", param.name));
+        }
+    }
+    Ok(())
+}
+
+/// The backbone without any method.
+#[derive(Debug)]
+struct Plain;
+
+impl Tuning for Plain {
+    fn params(&self) -> Vec<worker::tuning::Param> {
+        Vec::new()
+    }
+
+    fn first_block(&self) -> usize {
+        0
+    }
+}
+
+fn number_of(object: &Value, key: &str) -> Option<u32> {
+    object[key].as_u64().and_then(|n| u32::try_from(n).ok())
+}
+
+pub fn tensors(path: &Path) -> Result<Tensors, String> {
+    let read = Tensor::read_safetensors(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(read.into_iter().collect())
+}

@@ -1,0 +1,98 @@
+//! The measure: r = max|a − b| / (max|b| + 10⁻⁶) per tensor, and what r may be.
+
+use std::collections::HashMap;
+
+use tch::{Kind, Tensor};
+
+use crate::case::Case;
+
+/// Largest r of each group of tensors.
+#[derive(Debug, Default, Clone)]
+pub struct Worst {
+    logits: Option<f64>,
+    gradients: Option<f64>,
+    steps: Option<f64>,
+}
+
+impl Worst {
+    pub fn merge(&mut self, other: &Worst) {
+        for (mine, theirs) in [
+            (&mut self.logits, other.logits),
+            (&mut self.gradients, other.gradients),
+            (&mut self.steps, other.steps),
+        ] {
+            *mine = match (*mine, theirs) {
+                (Some(a), Some(b)) => Some(a.max(b)),
+                (a, b) => a.or(b),
+            };
+        }
+    }
+}
+
+impl std::fmt::Display for Worst {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = |r: Option<f64>| r.map_or("-".to_owned(), |r| format!("{r:.1e}"));
+        let (a, b, c) = (shown(self.logits), shown(self.gradients), shown(self.steps));
+        write!(f, "{a:>9} {b:>9} {c:>9}")
+    }
+}
+
+/// Compares tensors with a case's `expected.safetensors`, and notes which of them were never asked for.
+#[derive(Debug)]
+pub struct Comparison<'a> {
+    expected: &'a HashMap<String, Tensor>,
+    seen: Vec<String>,
+    loose: f64,
+    pub worst: Worst,
+    pub wrong: Vec<String>,
+}
+
+impl<'a> Comparison<'a> {
+    pub fn new(case: &'a Case) -> Comparison<'a> {
+        // At the temperature 0.01 the softmax amplifies rounding a hundredfold.
+        let loose = if case.name == "gated_clamp_low" { 40.0 } else { 1.0 };
+        Comparison { expected: &case.expected, seen: Vec::new(), loose, worst: Worst::default(), wrong: Vec::new() }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.expected.contains_key(name)
+    }
+
+    /// `got` without member axis. A name that the case does not hold is no error.
+    pub fn check(&mut self, name: &str, got: &Tensor) {
+        let Some(want) = self.expected.get(name) else { return };
+        self.seen.push(name.to_owned());
+        if got.size() != want.size() {
+            self.wrong.push(format!("{name} is {:?}, not {:?}", got.size(), want.size()));
+            return;
+        }
+        let got = got.to_kind(Kind::Double);
+        let want = want.to_kind(Kind::Double);
+        let largest = want.abs().max().double_value(&[]);
+        let r = (got - &want).abs().max().double_value(&[]) / (largest + 1e-6);
+        let (slot, tolerance) = if name.starts_with("grad.") {
+            (&mut self.worst.gradients, 5e-5)
+        } else if name.starts_with("step3.") {
+            (&mut self.worst.steps, 5e-5)
+        } else {
+            (&mut self.worst.logits, 1e-5)
+        };
+        *slot = Some(slot.map_or(r, |old| old.max(r)));
+        let tolerance = tolerance * self.loose;
+        // Not `r > tolerance`: a NaN has to fail.
+        if !matches!(r.partial_cmp(&tolerance), Some(std::cmp::Ordering::Less)) {
+            self.wrong.push(format!("{name} is off by {r:.1e}"));
+        }
+    }
+
+    /// Every expected tensor has to have been compared, but for those under `except`.
+    pub fn finish(&mut self, except: &[&str]) {
+        let mut missed: Vec<&String> = self
+            .expected
+            .keys()
+            .filter(|name| !self.seen.contains(name) && !except.iter().any(|e| name.starts_with(e)))
+            .collect();
+        missed.sort();
+        self.wrong.extend(missed.into_iter().map(|name| format!("{name} was not computed")));
+    }
+}
