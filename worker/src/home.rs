@@ -372,7 +372,11 @@ mod tests {
         let (_folder, home) = home();
         add_backbone(&home, "good", &serde_json::to_string(&sidecar()).unwrap());
         add_backbone(&home, "extra", r#"{"source": "s", "colour": 1}"#);
-        add_backbone(&home, "heads", &serde_json::to_string(&sidecar()).unwrap().replace("\"heads\":2", "\"heads\":3"));
+        add_backbone(
+            &home,
+            "heads",
+            &serde_json::to_string(&sidecar()).unwrap().replace("\"heads\":2", "\"heads\":3"),
+        );
         fs::write(home.backbones_folder().join("alone.safetensors"), b"").unwrap();
         add_task(&home, "one", r#"{"classes": 1, "source": "s"}"#);
 
@@ -388,7 +392,9 @@ mod tests {
     #[test]
     fn no_name_leads_out_of_its_folder() {
         let (_folder, home) = home();
-        for name in ["", "..", "../x", "/etc/passwd", "a/../b", "a//b", "a/", "a/b", ".hidden", "a b", "a\0b", "ü"] {
+        for name in
+            ["", "..", "../x", "/etc/passwd", "a/../b", "a//b", "a/", "a/b", ".hidden", "a b", "a\0b", "ü"]
+        {
             assert!(matches!(home.backbone(name), Err(HomeError::Name { .. })), "{name:?}");
         }
         for name in ["", "..", "a/..", "../a", "/a", "a/b/c", "a/.b", "a\\b", &"a".repeat(129)] {

@@ -1,0 +1,568 @@
+//! What the agent knows and decides: slots, the attempts they hold, when a lease must be renewed or a run killed.
+//! Pure: facts go in, orders come out, and time is a parameter. Never waits, never calls, never spawns.
+
+use std::time::Duration;
+
+use proto::v1::end::How;
+use proto::v1::{Assignment, End, FailureClass as Class, Lost, Point, Progress, Success, Token};
+
+use super::death::{Death, failure, interruption};
+use crate::protocol::{FailureClass, FromTrainer, ToTrainer};
+
+/// Monotonic time since the agent started.
+pub(super) type Time = Duration;
+
+/// What the coordinator demands, from its answer to Register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) ttl: Duration,
+    pub(super) report_every: Duration,
+}
+
+/// A fact.
+#[derive(Debug)]
+pub(super) enum Event {
+    Said {
+        slot: usize,
+        message: FromTrainer,
+    },
+    /// The trainer wrote a line that is no message.
+    Garbled {
+        slot: usize,
+        problem: String,
+    },
+    Died {
+        slot: usize,
+        death: Death,
+    },
+    Registered(Terms),
+    /// An answer to Lease; `sent` is before the first call of the request was made.
+    Leased {
+        sent: Time,
+        assignments: Vec<Assignment>,
+    },
+    /// The request for leases was given up.
+    LeaseAbandoned,
+    Renewed {
+        sent: Time,
+        asked: Vec<Token>,
+        held: Vec<Token>,
+        lost: Vec<Lost>,
+    },
+    RenewFailed,
+    Reported {
+        lost: Vec<Lost>,
+    },
+    ReportFailed,
+    /// The ends under way were all answered.
+    Finished,
+    /// The agent was asked to leave.
+    Drain,
+    /// The coordinator knows that the agent leaves, or could not be told in time.
+    Drained,
+    /// Only time has passed.
+    Tick,
+}
+
+/// An order to the shell.
+#[derive(Debug, PartialEq)]
+pub(super) enum Order {
+    Spawn {
+        slot: usize,
+    },
+    Send {
+        slot: usize,
+        message: ToTrainer,
+    },
+    Kill {
+        slot: usize,
+        why: String,
+    },
+    Register {
+        devices: Vec<String>,
+    },
+    Lease {
+        max: u32,
+        wait: Duration,
+    },
+    Renew {
+        tokens: Vec<Token>,
+    },
+    Report {
+        progress: Vec<Progress>,
+    },
+    Finish {
+        ends: Vec<End>,
+    },
+    Drain,
+    /// No trainer can be started: the agent is of no use.
+    GiveUp {
+        problem: String,
+    },
+}
+
+#[derive(Debug)]
+struct Run {
+    token: Token,
+    /// The lease is good until then.
+    leased_until: Time,
+    /// The run is killed then.
+    times_out: Option<Time>,
+    /// Points not reported yet, and since when the oldest waits.
+    points: Vec<Point>,
+    waiting_since: Option<Time>,
+    /// Points of the report under way.
+    sent: Vec<Point>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Started, but not ready yet.
+    Starting,
+    Idle,
+    Running(Run),
+    /// Killed, but not dead yet.
+    Dying,
+    /// Died too early; the next one is started then.
+    Resting(Time),
+    /// The agent leaves, and the trainer is gone.
+    Off,
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: State,
+    /// Deaths in a row before `Ready`.
+    stillborn: u32,
+    device: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// The coordinator is being told.
+    Telling,
+    Told,
+}
+
+/// Trainers that die this often in a row before any was ever ready make the agent give up.
+const STILLBORN_LIMIT: u32 = 3;
+const REST_FIRST: Duration = Duration::from_millis(500);
+const REST_LONGEST: Duration = Duration::from_secs(60);
+/// The coordinator's bound on `wait_ms`.
+const WAIT_LONGEST: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Core {
+    slots: Vec<Slot>,
+    terms: Option<Terms>,
+    registering: bool,
+    leasing: bool,
+    reporting: bool,
+    renewing: bool,
+    /// When the next renewal is due, if anything is held.
+    renew_at: Option<Time>,
+    /// Ends to be sent, and ends under way.
+    ends: Vec<End>,
+    finishing: Vec<Token>,
+    leaving: Leaving,
+}
+
+impl Core {
+    pub(super) fn new(slots: usize) -> Self {
+        let slot = || Slot { state: State::Off, stillborn: 0, device: None };
+        Self {
+            slots: (0..slots).map(|_| slot()).collect(),
+            terms: None,
+            registering: false,
+            leasing: false,
+            reporting: false,
+            renewing: false,
+            renew_at: None,
+            ends: Vec::new(),
+            finishing: Vec::new(),
+            leaving: Leaving::No,
+        }
+    }
+
+    /// Starts every trainer.
+    pub(super) fn begin(&mut self) -> Vec<Order> {
+        let mut orders = Vec::new();
+        for slot in 0..self.slots.len() {
+            self.spawn(slot, &mut orders);
+        }
+        orders
+    }
+
+    /// Takes a fact in and says what is to be done about it.
+    pub(super) fn step(&mut self, now: Time, event: Event) -> Vec<Order> {
+        let mut orders = Vec::new();
+        match event {
+            Event::Said { slot, message } => self.said(now, slot, message, &mut orders),
+            Event::Garbled { slot, problem } => self.garbled(slot, problem, &mut orders),
+            Event::Died { slot, death } => self.died(now, slot, &death, &mut orders),
+            Event::Registered(terms) => {
+                self.registering = false;
+                self.terms = Some(terms);
+            }
+            Event::Leased { sent, assignments } => {
+                self.leasing = false;
+                for assignment in assignments {
+                    self.assigned(now, sent, assignment, &mut orders);
+                }
+            }
+            Event::LeaseAbandoned => self.leasing = false,
+            Event::Renewed { sent, asked, held, lost } => {
+                self.renewed(sent, &asked, &held, lost, &mut orders);
+            }
+            Event::RenewFailed => {
+                self.renewing = false;
+                self.renew_at = self.terms.map(|terms| now + (terms.ttl / 12).min(Duration::from_secs(2)));
+            }
+            Event::Reported { lost } => {
+                self.reporting = false;
+                self.runs().for_each(|run| run.sent.clear());
+                lost.into_iter().for_each(|lost| self.stop(lost, &mut orders));
+            }
+            Event::ReportFailed => self.report_failed(now),
+            Event::Finished => self.finishing.clear(),
+            Event::Drain => self.drain(&mut orders),
+            Event::Drained => self.leaving = Leaving::Told,
+            Event::Tick => {}
+        }
+        self.due(now, &mut orders);
+        orders
+    }
+
+    /// When `step` must be called again even if nothing happens.
+    pub(super) fn wakes_at(&self) -> Option<Time> {
+        let terms = self.terms;
+        let of_slot = |slot: &Slot| match &slot.state {
+            State::Resting(until) => Some(*until),
+            State::Running(run) => {
+                let report = run.waiting_since.zip(terms).map(|(since, terms)| since + terms.report_every);
+                let report = report.filter(|_| !self.reporting);
+                let expiry = terms.map(|terms| run.give_up_at(terms));
+                [run.times_out, report, expiry].into_iter().flatten().min()
+            }
+            _ => None,
+        };
+        let renewal = self.renew_at.filter(|_| !self.renewing);
+        self.slots.iter().filter_map(of_slot).chain(renewal).min()
+    }
+
+    /// Whether the agent may go: asked to leave, no trainer left, every end answered.
+    pub(super) fn is_done(&self) -> bool {
+        self.leaving == Leaving::Told
+            && !self.leasing
+            && self.ends.is_empty()
+            && self.finishing.is_empty()
+            && self.slots.iter().all(|slot| matches!(slot.state, State::Off))
+    }
+
+    fn runs(&mut self) -> impl Iterator<Item = &mut Run> {
+        self.slots.iter_mut().filter_map(|slot| match &mut slot.state {
+            State::Running(run) => Some(run),
+            _ => None,
+        })
+    }
+
+    fn spawn(&mut self, slot: usize, orders: &mut Vec<Order>) {
+        self.slots[slot].state = State::Starting;
+        orders.push(Order::Spawn { slot });
+    }
+
+    // Facts from trainers.
+
+    fn said(&mut self, now: Time, slot: usize, message: FromTrainer, orders: &mut Vec<Order>) {
+        let about = |run: &Run, trial, attempt| run.token == Token { trial_id: trial, attempt };
+        let here = &mut self.slots[slot];
+        match (&mut here.state, message) {
+            // What a killed trainer still said before it died counts no more.
+            (State::Dying | State::Off, _) => {}
+            (State::Starting, FromTrainer::Ready { device }) => {
+                here.state = State::Idle;
+                here.stillborn = 0;
+                here.device = Some(device);
+            }
+            (State::Running(run), FromTrainer::Epoch { trial, attempt, epoch, metrics })
+                if about(run, trial, attempt) =>
+            {
+                let points = metrics.into_iter().map(|(name, value)| Point { name, epoch, value });
+                run.points.extend(points);
+                run.waiting_since.get_or_insert(now);
+            }
+            (State::Running(run), FromTrainer::Done { trial, attempt, metrics })
+                if about(run, trial, attempt) =>
+            {
+                let metrics = metrics.into_iter().collect();
+                self.end(slot, How::Success(Success { metrics }), State::Idle);
+            }
+            (State::Running(run), FromTrainer::Failed { trial, attempt, class, message })
+                if about(run, trial, attempt) =>
+            {
+                self.end(slot, failure(wire(class), message), State::Idle);
+            }
+            (_, message) => self.garbled(slot, format!("unexpected message {message:?}"), orders),
+        }
+    }
+
+    fn garbled(&mut self, slot: usize, problem: String, orders: &mut Vec<Order>) {
+        if matches!(self.slots[slot].state, State::Dying | State::Off | State::Resting(_)) {
+            return;
+        }
+        let message = format!("the trainer broke the protocol: {problem}");
+        self.end(slot, failure(Class::CodeError, message.clone()), State::Dying);
+        orders.push(Order::Kill { slot, why: message });
+    }
+
+    fn died(&mut self, now: Time, slot: usize, death: &Death, orders: &mut Vec<Order>) {
+        let rested = matches!(self.slots[slot].state, State::Idle);
+        self.end(slot, death.verdict(), State::Dying);
+        let here = &mut self.slots[slot];
+        if self.leaving != Leaving::No {
+            here.state = State::Off;
+            return;
+        }
+        if here.device.take().is_some() && !rested {
+            return self.spawn(slot, orders);
+        }
+        here.stillborn += 1;
+        let rest = REST_FIRST.saturating_mul(1 << (here.stillborn - 1).min(16)).min(REST_LONGEST);
+        here.state = State::Resting(now + rest);
+        if here.stillborn >= STILLBORN_LIMIT && self.terms.is_none() && !self.registering {
+            orders.push(Order::GiveUp { problem: death.describe() });
+        }
+    }
+
+    // Facts from the coordinator.
+
+    fn assigned(&mut self, now: Time, sent: Time, assignment: Assignment, orders: &mut Vec<Order>) {
+        let token = Token { trial_id: assignment.trial_id, attempt: assignment.attempt };
+        let hand_back = |cause: &str, why: &str| End {
+            token: Some(token),
+            points: Vec::new(),
+            how: Some(interruption(cause, why.to_owned())),
+        };
+        if self.leaving != Leaving::No {
+            return self.ends.push(hand_back("drained", "the worker is leaving"));
+        }
+        let Some(terms) = self.terms else { return };
+        if sent + terms.ttl - terms.ttl / 4 <= now {
+            return self.ends.push(hand_back("preempted", "the assignment came too late to be run"));
+        }
+        let recipe = match serde_json::from_str(&assignment.recipe_json) {
+            Ok(recipe) => recipe,
+            Err(error) => {
+                let how = Some(failure(Class::InvalidConfig, format!("the recipe is not JSON: {error}")));
+                return self.ends.push(End { token: Some(token), points: Vec::new(), how });
+            }
+        };
+        let idle = self.slots.iter().position(|slot| matches!(slot.state, State::Idle));
+        let Some(slot) = idle else {
+            return self.ends.push(hand_back("preempted", "no trainer was ready to run it"));
+        };
+        let run = Run {
+            token,
+            leased_until: sent + terms.ttl,
+            times_out: (assignment.timeout_ms > 0)
+                .then(|| now + Duration::from_millis(assignment.timeout_ms)),
+            points: Vec::new(),
+            waiting_since: None,
+            sent: Vec::new(),
+        };
+        let due = sent + terms.ttl / 3;
+        self.renew_at = Some(self.renew_at.map_or(due, |at| at.min(due)));
+        self.slots[slot].state = State::Running(run);
+        let Token { trial_id: trial, attempt } = token;
+        let message = ToTrainer::Run { trial, attempt, recipe, seed: assignment.seed };
+        orders.push(Order::Send { slot, message });
+    }
+
+    fn renewed(
+        &mut self,
+        sent: Time,
+        asked: &[Token],
+        held: &[Token],
+        lost: Vec<Lost>,
+        orders: &mut Vec<Order>,
+    ) {
+        self.renewing = false;
+        let Some(terms) = self.terms else { return };
+        self.renew_at = Some(sent + terms.ttl / 3);
+        for run in self.runs().filter(|run| held.contains(&run.token)) {
+            run.leased_until = run.leased_until.max(sent + terms.ttl);
+        }
+        lost.into_iter().for_each(|lost| self.stop(lost, orders));
+        for &token in asked.iter().filter(|token| !held.contains(token)) {
+            self.stop(Lost { token: Some(token), reason: "not held any more".to_owned() }, orders);
+        }
+    }
+
+    /// The attempt no longer holds its trial: its run is killed, and nobody is told.
+    fn stop(&mut self, lost: Lost, orders: &mut Vec<Order>) {
+        let holds = |slot: &Slot| matches!(&slot.state, State::Running(run) if Some(run.token) == lost.token);
+        if let Some(slot) = self.slots.iter().position(holds) {
+            self.slots[slot].state = State::Dying;
+            orders.push(Order::Kill { slot, why: format!("the lease is lost: {}", lost.reason) });
+        }
+    }
+
+    fn report_failed(&mut self, now: Time) {
+        self.reporting = false;
+        for run in self.runs() {
+            let newer = std::mem::take(&mut run.points);
+            run.points = std::mem::take(&mut run.sent);
+            run.points.extend(newer);
+            // The wait begins anew: that is the pause before the next try.
+            run.waiting_since = (!run.points.is_empty()).then_some(now);
+        }
+    }
+
+    fn drain(&mut self, orders: &mut Vec<Order>) {
+        if self.leaving != Leaving::No {
+            return;
+        }
+        self.leaving = Leaving::Telling;
+        orders.push(Order::Drain);
+        for slot in 0..self.slots.len() {
+            self.end(slot, interruption("drained", "the worker is leaving".to_owned()), State::Dying);
+            let here = &mut self.slots[slot].state;
+            if matches!(here, State::Resting(_) | State::Off) {
+                *here = State::Off;
+            } else {
+                *here = State::Dying;
+                orders.push(Order::Kill { slot, why: "the worker is leaving".to_owned() });
+            }
+        }
+    }
+
+    /// Ends the run of a slot, if there is one, and leaves the slot in `next`.
+    fn end(&mut self, slot: usize, how: How, next: State) {
+        if let State::Running(run) = &mut self.slots[slot].state {
+            let mut points = std::mem::take(&mut run.sent);
+            points.append(&mut run.points);
+            self.ends.push(End { token: Some(run.token), points, how: Some(how) });
+        }
+        if !matches!(self.slots[slot].state, State::Off) {
+            self.slots[slot].state = next;
+        }
+    }
+
+    // What time and the new state of things demand.
+
+    fn due(&mut self, now: Time, orders: &mut Vec<Order>) {
+        self.kill_overdue(now, orders);
+        for slot in 0..self.slots.len() {
+            if matches!(self.slots[slot].state, State::Resting(until) if until <= now) {
+                self.spawn(slot, orders);
+            }
+        }
+        self.register_when_ready(orders);
+        let Some(terms) = self.terms else { return };
+        self.finish(orders);
+        self.renew(now, orders);
+        self.report(now, terms, orders);
+        let idle = self.slots.iter().filter(|slot| matches!(slot.state, State::Idle)).count();
+        if idle > 0 && !self.leasing && self.leaving == Leaving::No {
+            self.leasing = true;
+            // A quarter of the lease, so that an answer that comes at the last moment still leaves time to renew.
+            let wait = (terms.ttl / 4).min(WAIT_LONGEST);
+            orders.push(Order::Lease { max: u32::try_from(idle).unwrap_or(u32::MAX), wait });
+        }
+    }
+
+    fn kill_overdue(&mut self, now: Time, orders: &mut Vec<Order>) {
+        let Some(terms) = self.terms else { return };
+        for slot in 0..self.slots.len() {
+            let State::Running(run) = &self.slots[slot].state else { continue };
+            let (how, why) = if run.times_out.is_some_and(|at| at <= now) {
+                let why = "the run took longer than its timeout";
+                (failure(Class::Timeout, why.to_owned()), why)
+            } else if run.give_up_at(terms) <= now {
+                let why = "the lease could not be renewed in time";
+                (interruption("preempted", why.to_owned()), why)
+            } else {
+                continue;
+            };
+            self.end(slot, how, State::Dying);
+            orders.push(Order::Kill { slot, why: why.to_owned() });
+        }
+    }
+
+    /// The offer names the devices, so it waits until each trainer has either opened its own or died at it.
+    fn register_when_ready(&mut self, orders: &mut Vec<Order>) {
+        let settled = self.slots.iter().all(|slot| !matches!(slot.state, State::Starting));
+        let mut devices: Vec<String> = self.slots.iter().filter_map(|slot| slot.device.clone()).collect();
+        if self.terms.is_none() && !self.registering && settled && !devices.is_empty() {
+            devices.sort();
+            devices.dedup();
+            self.registering = true;
+            orders.push(Order::Register { devices });
+        }
+    }
+
+    fn finish(&mut self, orders: &mut Vec<Order>) {
+        // While leaving, the coordinator is told first: else what is handed back could be leased to us again.
+        if self.ends.is_empty() || !self.finishing.is_empty() || self.leaving == Leaving::Telling {
+            return;
+        }
+        let ends = std::mem::take(&mut self.ends);
+        self.finishing = ends.iter().filter_map(|end| end.token).collect();
+        orders.push(Order::Finish { ends });
+    }
+
+    fn renew(&mut self, now: Time, orders: &mut Vec<Order>) {
+        if self.renewing || self.renew_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let running: Vec<Token> = self.runs().map(|run| run.token).collect();
+        let ending = self.ends.iter().filter_map(|end| end.token).chain(self.finishing.iter().copied());
+        let tokens: Vec<Token> = running.into_iter().chain(ending).collect();
+        if tokens.is_empty() {
+            self.renew_at = None;
+            return;
+        }
+        self.renewing = true;
+        orders.push(Order::Renew { tokens });
+    }
+
+    fn report(&mut self, now: Time, terms: Terms, orders: &mut Vec<Order>) {
+        let late = |run: &Run| run.waiting_since.is_some_and(|since| since + terms.report_every <= now);
+        if self.reporting || !self.runs().any(|run| late(run)) {
+            return;
+        }
+        let mut progress = Vec::new();
+        for run in self.runs().filter(|run| !run.points.is_empty()) {
+            run.sent = std::mem::take(&mut run.points);
+            run.waiting_since = None;
+            progress.push(Progress { token: Some(run.token), points: run.sent.clone() });
+        }
+        self.reporting = true;
+        orders.push(Order::Report { progress });
+    }
+}
+
+impl Run {
+    /// The old run must be dead before the trial can run elsewhere.
+    fn give_up_at(&self, terms: Terms) -> Time {
+        self.leased_until.saturating_sub(terms.ttl / 4)
+    }
+}
+
+fn wire(class: FailureClass) -> Class {
+    match class {
+        FailureClass::InvalidConfig => Class::InvalidConfig,
+        FailureClass::CodeError => Class::CodeError,
+        FailureClass::Diverged => Class::Diverged,
+        FailureClass::CudaOom => Class::CudaOom,
+        FailureClass::HostOom => Class::HostOom,
+        FailureClass::Timeout => Class::Timeout,
+        FailureClass::BadData => Class::BadData,
+        FailureClass::BadNode => Class::BadNode,
+    }
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -1,0 +1,302 @@
+//! Calls to the coordinator: who we are, what is repeated and for how long. What to call, and when, is the core's.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proto::v1::verdict::Outcome;
+use proto::v1::workers_client::WorkersClient;
+use proto::v1::{
+    Assignment, DrainRequest, End, FailureClass, FinishRequest, FinishResponse, LeaseRequest, Progress,
+    RegisterRequest, RenewRequest, RenewResponse, ReportRequest, ReportResponse, Token,
+};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use super::AgentError;
+use super::core::{Event, Terms};
+use super::death::failure;
+
+/// A call that has not been answered after this long is given up, and repeated where repeating is right.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// NOT_FOUND is answered by registering again; when that does not help, the thing itself is not there.
+const NOT_FOUND_LIMIT: u32 = 3;
+
+type Client = WorkersClient<InterceptedService<Channel, Bearer>>;
+
+/// Adds the token, if there is one, to every call.
+#[derive(Debug, Clone)]
+pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// The coordinator as the agent sees it. Clones share the registration.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    client: Client,
+    registration: Arc<Mutex<Registration>>,
+    events: mpsc::Sender<Event>,
+}
+
+#[derive(Debug, Default)]
+struct Registration {
+    request: RegisterRequest,
+    worker_id: Option<String>,
+}
+
+impl Link {
+    /// Nothing is called yet: the coordinator may be started later.
+    pub(super) fn new(
+        server: &str,
+        token: Option<&str>,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Self, AgentError> {
+        let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+        let bad = |why: String| AgentError::Server { server: server.to_owned(), why };
+        if url.starts_with("https://") {
+            return Err(bad("TLS is not spoken; use http:// through a tunnel or a proxy".to_owned()));
+        }
+        let endpoint = Endpoint::from_shared(url).map_err(|error| bad(error.to_string()))?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_LIMIT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .connect_lazy();
+        let bearer = match token {
+            Some(token) => {
+                let mut value: MetadataValue<Ascii> =
+                    format!("Bearer {token}").parse().map_err(|_| AgentError::Token)?;
+                value.set_sensitive(true);
+                Bearer(Some(value))
+            }
+            None => Bearer(None),
+        };
+        let client = WorkersClient::with_interceptor(channel, bearer);
+        Ok(Self { client, registration: Arc::default(), events })
+    }
+
+    /// Announces the worker, trying until the coordinator answers. An answer that repeating cannot mend is an error.
+    pub(super) async fn register(&self, request: RegisterRequest) -> Result<Terms, AgentError> {
+        if let Ok(mut registration) = self.registration.lock() {
+            registration.request = request;
+        }
+        let mut pause = Pause::default();
+        loop {
+            match self.register_once().await {
+                Ok(terms) => return Ok(terms),
+                Err(status) if is_refusal(&status) => {
+                    return Err(AgentError::Refused {
+                        why: status.message().to_owned(),
+                        code: status.code(),
+                    });
+                }
+                Err(status) => pause.after("register", &status).await,
+            }
+        }
+    }
+
+    async fn register_once(&self) -> Result<Terms, Status> {
+        let request = self.registration.lock().map(|r| r.request.clone()).unwrap_or_default();
+        let mut client = self.client.clone();
+        let reply = limited(CALL_LIMIT, client.register(request)).await?;
+        tracing::info!(worker = reply.worker_id, ttl_ms = reply.lease_ttl_ms, "registered");
+        if let Ok(mut registration) = self.registration.lock() {
+            registration.worker_id = Some(reply.worker_id);
+        }
+        Ok(Terms {
+            ttl: Duration::from_millis(reply.lease_ttl_ms),
+            report_every: Duration::from_millis(reply.report_every_ms),
+        })
+    }
+
+    fn worker_id(&self) -> Option<String> {
+        self.registration.lock().ok().and_then(|registration| registration.worker_id.clone())
+    }
+
+    /// After NOT_FOUND: the coordinator has another database, or none that remembers us.
+    async fn reacquaint(&self, status: &Status) {
+        if status.code() != Code::NotFound {
+            return;
+        }
+        match self.register_once().await {
+            Ok(terms) => _ = self.events.send(Event::Registered(terms)).await,
+            Err(error) => tracing::warn!(%error, "the coordinator does not know this worker"),
+        }
+    }
+
+    /// Asks for trials until there is an answer. Gives the time from which the leases count.
+    pub(super) async fn lease(&self, max: u32, wait: Duration, ttl: Duration) -> (Instant, Vec<Assignment>) {
+        let mut pause = Pause::default();
+        let fresh = || (uuid::Uuid::new_v4().to_string(), Instant::now());
+        let (mut request, mut sent) = fresh();
+        loop {
+            // What was granted to an old request may have run out before its answer comes.
+            if sent.elapsed() > ttl / 2 {
+                (request, sent) = fresh();
+            }
+            let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+            let worker_id = self.worker_id().unwrap_or_default();
+            let mut client = self.client.clone();
+            let call = client.lease(LeaseRequest { worker_id, request: request.clone(), max, wait_ms });
+            match limited(wait + CALL_LIMIT, call).await {
+                Ok(reply) => return (sent, reply.assignments),
+                Err(status) => {
+                    self.reacquaint(&status).await;
+                    if status.code() == Code::NotFound {
+                        (request, sent) = fresh();
+                    }
+                    pause.after("lease", &status).await;
+                }
+            }
+        }
+    }
+
+    /// One try: the core decides when to try again.
+    pub(super) async fn renew(&self, tokens: Vec<Token>, limit: Duration) -> Result<RenewResponse, Status> {
+        let worker_id = self.worker_id().unwrap_or_default();
+        let mut client = self.client.clone();
+        let reply = limited(limit, client.renew(RenewRequest { worker_id, tokens })).await;
+        self.judged("renew", reply).await
+    }
+
+    /// One try: the core decides when to try again.
+    pub(super) async fn report(&self, progress: Vec<Progress>) -> Result<ReportResponse, Status> {
+        let worker_id = self.worker_id().unwrap_or_default();
+        let mut client = self.client.clone();
+        let reply = limited(CALL_LIMIT, client.report(ReportRequest { worker_id, progress })).await;
+        self.judged("report", reply).await
+    }
+
+    async fn judged<T>(&self, call: &'static str, reply: Result<T, Status>) -> Result<T, Status> {
+        if let Err(status) = &reply {
+            tracing::warn!(call, code = ?status.code(), why = status.message(), "call failed");
+            self.reacquaint(status).await;
+        }
+        reply
+    }
+
+    /// Ends attempts, trying until each one is answered. An end that the coordinator refuses to read is replaced by
+    /// a failure that says so; refused again, it is given up, and the lease runs out.
+    pub(super) async fn finish(&self, ends: Vec<End>) {
+        let Err(status) = self.finish_until_answered(&ends).await else { return };
+        tracing::error!(code = ?status.code(), why = status.message(), ends = ends.len(), "ends refused");
+        for end in ends {
+            let one = [end];
+            let Err(status) = self.finish_until_answered(&one).await else { continue };
+            let [End { token, .. }] = one;
+            let why = format!("the coordinator refused the attempt's result: {}", status.message());
+            let how = Some(failure(FailureClass::CodeError, why));
+            if let Err(status) = self.finish_until_answered(&[End { token, points: Vec::new(), how }]).await {
+                tracing::error!(?token, code = ?status.code(), why = status.message(), "end given up");
+            }
+        }
+    }
+
+    /// Fails only when repeating cannot help.
+    async fn finish_until_answered(&self, ends: &[End]) -> Result<(), Status> {
+        let mut pause = Pause::default();
+        let mut not_found = 0;
+        loop {
+            let worker_id = self.worker_id().unwrap_or_default();
+            let mut client = self.client.clone();
+            let call = client.finish(FinishRequest { worker_id, ends: ends.to_vec() });
+            match limited(CALL_LIMIT, call).await {
+                Ok(reply) => return log_verdicts(&reply),
+                Err(status) => {
+                    not_found += u32::from(status.code() == Code::NotFound);
+                    let unreadable =
+                        matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition);
+                    if unreadable || not_found > NOT_FOUND_LIMIT {
+                        return Err(status);
+                    }
+                    self.reacquaint(&status).await;
+                    pause.after("finish", &status).await;
+                }
+            }
+        }
+    }
+
+    /// Says that the worker leaves, trying until it is answered; the caller sets the limit.
+    pub(super) async fn drain(&self) {
+        let Some(worker_id) = self.worker_id() else { return };
+        let mut pause = Pause::default();
+        loop {
+            let mut client = self.client.clone();
+            match limited(CALL_LIMIT, client.drain(DrainRequest { worker_id: worker_id.clone() })).await {
+                Ok(_) => return,
+                Err(status) if status.code() == Code::NotFound => return,
+                Err(status) => pause.after("drain", &status).await,
+            }
+        }
+    }
+}
+
+fn log_verdicts(reply: &FinishResponse) -> Result<(), Status> {
+    for verdict in &reply.verdicts {
+        let token = verdict.token.unwrap_or_default();
+        let (trial, attempt) = (token.trial_id, token.attempt);
+        match verdict.outcome() {
+            Outcome::Accepted => tracing::info!(trial, attempt, "end accepted"),
+            _ => tracing::warn!(
+                trial,
+                attempt,
+                reason = verdict.reason,
+                "end refused: the trial had been lost"
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// Whether repeating the same call cannot help.
+fn is_refusal(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::Unimplemented
+    )
+}
+
+async fn limited<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(reply) => reply.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+    }
+}
+
+/// Growing pauses between tries, jittered so that a restarted coordinator is not met by all workers at once.
+#[derive(Debug, Default)]
+struct Pause {
+    tries: u32,
+}
+
+impl Pause {
+    async fn after(&mut self, call: &'static str, status: &Status) {
+        let pause = PAUSE_FIRST.saturating_mul(1 << self.tries.min(16)).min(PAUSE_LONGEST);
+        let pause = pause.mul_f64(rand::random_range(0.5..1.0));
+        self.tries += 1;
+        tracing::warn!(call, code = ?status.code(), why = status.message(), ?pause, "call failed; trying again");
+        tokio::time::sleep(pause).await;
+    }
+}
