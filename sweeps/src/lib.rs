@@ -2,6 +2,7 @@
 
 pub mod recipe;
 pub mod value;
+mod yaml;
 
 pub use recipe::{Recipe, RecipeError};
 pub use value::{Settings, Value};

@@ -11,9 +11,10 @@ mod names;
 mod read;
 mod write;
 
-pub use self::error::RecipeError;
-pub(crate) use self::keys::is_key;
+pub use self::error::{Fault, RecipeError};
+pub(crate) use self::hash::hex;
 pub use self::keys::{KEYS, Key, METHODS, method_reads, methods_reading};
+pub(crate) use self::keys::{is_key, list, unknown};
 pub use self::names::{check_name, check_task_name, known_depth};
 pub(crate) use self::read::Source;
 

@@ -250,7 +250,7 @@ impl<'a> Fields<'a> {
                 let known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
                 keys::unknown("key", key, &known)
             };
-            return Err(RecipeError::new(key, message));
+            return Err(RecipeError::foreign(key, message));
         }
         Ok(())
     }
