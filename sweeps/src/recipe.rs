@@ -18,6 +18,8 @@ pub(crate) use self::keys::{is_key, list, unknown};
 pub use self::names::{check_name, check_task_name, known_depth};
 pub(crate) use self::read::Source;
 
+pub(crate) const DEFAULT_BATCH_SIZE: u32 = 64;
+
 /// Everything that a trainer needs to run a trial, apart from its seed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recipe {

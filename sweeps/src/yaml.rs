@@ -14,13 +14,13 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 use crate::value::Value;
 
 /// The largest sweep file, in bytes.
-pub const MAX_BYTES: usize = 1 << 20;
+pub(crate) const MAX_BYTES: usize = 1 << 20;
 /// The deepest nesting of lists and maps.
-pub const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 /// The most nodes once aliases are expanded.
-pub const MAX_NODES: usize = 200_000;
+pub(crate) const MAX_NODES: usize = 200_000;
 /// The most bytes of strings once aliases are expanded.
-pub const MAX_EXPANDED_BYTES: usize = 8 << 20;
+pub(crate) const MAX_EXPANDED_BYTES: usize = 8 << 20;
 
 /// Where something was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -262,7 +262,21 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, Pr
     }
 }
 
-/// Recursion is safe here: nothing deeper than [`MAX_DEPTH`] is ever built.
+/// Whether a tree put together from several texts keeps the bounds of one.
+pub(crate) fn check_bounds(node: &Node) -> Result<(), Problem> {
+    let weight = weigh(node);
+    if weight.height > MAX_DEPTH {
+        Err(Problem::TooDeep)
+    } else if weight.nodes > MAX_NODES {
+        Err(Problem::TooManyNodes)
+    } else if weight.bytes > MAX_EXPANDED_BYTES {
+        Err(Problem::TooMuchText)
+    } else {
+        Ok(())
+    }
+}
+
+/// Recursion is safe here: nothing deeper than twice [`MAX_DEPTH`] is ever built.
 fn weigh(node: &Node) -> Weight {
     let inside = |children: &mut dyn Iterator<Item = &Node>| {
         children.map(weigh).fold(Weight::default(), |sum, child| Weight {
