@@ -62,7 +62,9 @@ impl Weights {
 
     /// Takes a tensor out. Only names of [`Arch::tensors`] may be asked for, each once.
     pub(super) fn take(&mut self, name: &str) -> Tensor {
-        self.0.remove(name).unwrap_or_else(|| panic!("`{name}` is not a tensor of this backbone, or is taken"))
+        self.0
+            .remove(name)
+            .unwrap_or_else(|| panic!("`{name}` is not a tensor of this backbone, or is taken"))
     }
 }
 
