@@ -115,3 +115,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Tensor {
         .reshape([members, batch])
         .mean_dim(1, false, None)
 }
+
+#[cfg(test)]
+#[path = "ensemble_tests.rs"]
+mod tests;
