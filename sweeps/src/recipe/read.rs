@@ -259,7 +259,7 @@ impl<'a> Fields<'a> {
     fn check_fields(&self, known: &[&str], of: &str) -> Result<(), RecipeError> {
         match self.source.keys().find(|field| !known.contains(field)) {
             None => Ok(()),
-            Some(field) => Err(self.wrong(field, format!("{} of {of}", keys::unknown("key", field, known)))),
+            Some(field) => Err(self.wrong(field, keys::unknown(&format!("key of {of}"), field, known))),
         }
     }
 
