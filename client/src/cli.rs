@@ -1,5 +1,7 @@
 //! The command line of `sweep`: verbs, flags and their help.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::v1::TrialState;
 
@@ -45,6 +47,12 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Check a sweep file; needs no coordinator
+    Validate(FileArgs),
+    /// Count what a sweep file would run, and which workers could
+    Plan(PlanArgs),
+    /// Queue the trials of a sweep file and print the sweep's id
+    Submit(SubmitArgs),
     /// List sweeps, newest first
     List(ListArgs),
     /// Show a sweep: counts, failures by class, what no worker can run
@@ -71,6 +79,36 @@ pub(crate) enum Verb {
     Workers,
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FileArgs {
+    /// The sweep file
+    pub(crate) file: PathBuf,
+    /// Override a value of the file, as in axes.lr.range.num=5; may be repeated
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    /// Count only; ask no coordinator
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    /// Follow the sweep to its end
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Submitting the same key again gives the same sweep [default: name and contents of the file]
+    #[arg(long)]
+    pub(crate) key: Option<String>,
 }
 
 #[derive(Debug, Args)]

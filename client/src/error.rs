@@ -6,6 +6,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use sweeps::spec::SpecErrors;
+
 /// How a verb that went through ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -30,8 +32,8 @@ impl Outcome {
 #[derive(Debug)]
 pub(crate) enum CliError {
     ReadFile { file: PathBuf, source: io::Error },
-    FileTooLarge { file: PathBuf, bytes: u64, bound: u64 },
-    InvalidFile { errors: String },
+    FileTooLarge { file: PathBuf, bound: u64 },
+    InvalidFile { file: PathBuf, errors: SpecErrors },
     InvalidServer { server: String, reason: &'static str },
     InvalidToken,
     UnknownAxis { name: String, known: Vec<String> },
@@ -86,12 +88,12 @@ impl fmt::Display for CliError {
             CliError::ReadFile { file, source } => {
                 write!(f, "failed to read the sweep file `{}`: {source}", file.display())
             }
-            CliError::FileTooLarge { file, bytes, bound } => write!(
-                f,
-                "the sweep file `{}` has {bytes} bytes; the bound is {bound}: is it the right file?",
-                file.display()
-            ),
-            CliError::InvalidFile { errors } => f.write_str(errors),
+            CliError::FileTooLarge { file, bound } => {
+                write!(f, "`{}` has more than {bound} bytes: is it a sweep file?", file.display())
+            }
+            CliError::InvalidFile { file, errors } => {
+                write!(f, "`{}` is no valid sweep file\n{errors}", file.display())
+            }
             CliError::InvalidServer { server, reason } => write!(
                 f,
                 "`{server}` is no address of a coordinator: {reason}; give it as http://HOST:PORT \

@@ -5,6 +5,7 @@ mod connection;
 mod error;
 mod format;
 mod output;
+mod provenance;
 mod records;
 mod results;
 mod verbs;

@@ -48,7 +48,8 @@ impl Grid {
             table.add_row(row.iter().enumerate().map(cell));
         }
         for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+            // The style has a blank between columns by itself.
+            column.set_padding((0, 1));
         }
         let mut text = table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n");
         text.push('\n');
@@ -129,7 +130,7 @@ mod tests {
     fn text_is_aligned_and_has_no_trailing_blanks() {
         insta::assert_snapshot!(grid().to_text(), @r#"
         task       top1
-        ────────────────
+        ─────────────────
         vtab/dtd   7.25
         a, "b"    70.00
         "#);

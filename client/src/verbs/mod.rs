@@ -1,6 +1,8 @@
 //! The verbs: each reads its arguments, makes its calls, prints its answer.
 
 mod control;
+mod file;
+mod plan;
 mod results;
 mod sweeps;
 mod trials;
@@ -19,6 +21,9 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
     let format = global.output;
     refuse_csv(&verb, format)?;
     match verb {
+        Verb::Validate(args) => file::validate(&args, format)?,
+        Verb::Plan(args) => plan::plan(&args, &global).await?,
+        Verb::Submit(args) => return file::submit(args, &global).await,
         Verb::List(args) => sweeps::list(open(&global).await?, args.limit, format).await?,
         Verb::Show(args) => sweeps::show(open(&global).await?, args, format).await?,
         Verb::Watch(args) => return watch::watch(&mut open(&global).await?, &args.sweep, format).await,
@@ -49,6 +54,9 @@ async fn open(global: &Global) -> Result<Connection, CliError> {
 fn refuse_csv(verb: &Verb, format: Format) -> Result<(), CliError> {
     let name = match verb {
         Verb::Results(_) | Verb::Trials(_) => return Ok(()),
+        Verb::Validate(_) => "validate",
+        Verb::Plan(_) => "plan",
+        Verb::Submit(_) => "submit",
         Verb::List(_) => "list",
         Verb::Show(_) => "show",
         Verb::Watch(_) => "watch",

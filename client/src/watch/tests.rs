@@ -98,7 +98,7 @@ fn a_sweep_from_its_first_lease_to_its_end() {
     assert_eq!(watched.0.tally(), Tally { total: 3, succeeded: 2, diverged: 1, ..Tally::default() });
     assert_eq!(watched.0.best().map(|run| run.id), Some(1));
     assert_eq!(watched.0.running().count(), 0);
-    insta::assert_snapshot!(report::summary(&watched.0), @"sweep 3f2a9c01 study ended after 1m 20s: 2 succeeded, 1 diverged; best val/top1 85.00  trial 1 lr=1.0 seed=0");
+    insta::assert_snapshot!(report::summary(&watched.0), @"sweep 3f2a9c01 study ended after 1m 20s: 2 succeeded, 1 diverged; best val/top1 85.00  trial 1 lr=1 seed=0");
 }
 
 #[test]

@@ -12,14 +12,14 @@ use tonic::{Request, Response, Status};
 
 /// What a call to `Watch` sends, and how it ends.
 #[derive(Debug, Clone)]
-pub struct Script {
+pub(crate) struct Script {
     pub events: Vec<Event>,
     pub end: Result<(), Status>,
 }
 
 /// What the coordinator knows. Everything else is answered NOT_FOUND.
 #[derive(Debug, Default)]
-pub struct World {
+pub(crate) struct World {
     pub token: Option<String>,
     pub sweeps: Vec<Sweep>,
     pub trials: Vec<Trial>,
@@ -38,14 +38,14 @@ pub struct World {
 type Shared = Arc<Mutex<World>>;
 
 /// A running coordinator; it stops with the value.
-pub struct Server {
+pub(crate) struct Server {
     pub address: SocketAddr,
     pub world: Shared,
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Server {
-    pub fn start(world: World) -> Self {
+    pub(crate) fn start(world: World) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -61,7 +61,7 @@ impl Server {
     }
 
     /// The command `sweep`, pointed here.
-    pub fn sweep(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn sweep(&self, arguments: &[&str]) -> Command {
         let mut command = sweep(arguments);
         command.env("SWEEP_SERVER", format!("http://{}", self.address));
         command
@@ -69,7 +69,7 @@ impl Server {
 }
 
 /// The command `sweep`, in an environment without settings of its own.
-pub fn sweep(arguments: &[&str]) -> Command {
+pub(crate) fn sweep(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sweep"));
     command.env_remove("SWEEP_TOKEN").env_remove("SWEEP_SERVER").env("NO_COLOR", "1").args(arguments);
     command
