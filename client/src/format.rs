@@ -32,27 +32,34 @@ fn is_percentage(metric: &str) -> bool {
     matches!(name, "top1" | "top5" | "per_class")
 }
 
+/// Decimals to show of values like this one: two for percentages, else so many that four digits count.
+/// `None`: too large or too small to write out.
+fn decimals(name: &str, value: f64) -> Option<usize> {
+    if is_percentage(name) {
+        return Some(2);
+    }
+    let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
+    (-4..=6).contains(&magnitude).then(|| usize::try_from(3 - magnitude).unwrap_or(0))
+}
+
 /// A metric's value: percentages with two decimals, anything else with four significant digits.
 pub(crate) fn metric(name: &str, value: f64) -> String {
     if !value.is_finite() {
         return value.to_string();
     }
-    if is_percentage(name) {
-        return format!("{value:.2}");
-    }
-    let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
-    match magnitude {
-        -4..=6 => format!("{value:.*}", usize::try_from(3 - magnitude).unwrap_or(0)),
-        _ => format!("{value:.3e}"),
+    match decimals(name, value) {
+        Some(decimals) => format!("{value:.decimals$}"),
+        None => format!("{value:.3e}"),
     }
 }
 
-/// `mean ± std`, the mean alone for one value, a dash for none.
+/// `mean ± std` with the same decimals, the mean alone for one value, a dash for none.
 pub(crate) fn statistic(name: &str, value: &Statistic) -> String {
-    match value.n {
-        0 => "–".to_owned(),
-        1 => metric(name, value.mean),
-        _ => format!("{} ± {}", metric(name, value.mean), metric(name, value.std)),
+    match (value.n, decimals(name, value.mean)) {
+        (0, _) => "–".to_owned(),
+        (1, _) => metric(name, value.mean),
+        (_, Some(decimals)) => format!("{} ± {:.decimals$}", metric(name, value.mean), value.std),
+        (_, None) => format!("{} ± {}", metric(name, value.mean), metric(name, value.std)),
     }
 }
 
@@ -144,6 +151,8 @@ mod tests {
         assert_eq!(of(0), "–");
         assert_eq!(of(1), "87.20");
         assert_eq!(of(3), "87.20 ± 0.35");
+        let loss = Statistic { mean: 0.4321, std: 0.01, n: 3 };
+        assert_eq!(statistic("train/loss", &loss), "0.4321 ± 0.0100");
     }
 
     #[test]

@@ -130,7 +130,7 @@ mod tests {
     fn text_is_aligned_and_has_no_trailing_blanks() {
         insta::assert_snapshot!(grid().to_text(), @r#"
         task       top1
-        ─────────────────
+        ────────────────
         vtab/dtd   7.25
         a, "b"    70.00
         "#);

@@ -267,6 +267,114 @@ fn a_watch_as_json_is_a_line_per_event() {
     assert_eq!(kinds, [r#""succeeded""#, r#""succeeded""#, r#""succeeded""#, r#""ended""#]);
 }
 
+const FILE: &str = "\
+version: 1
+kind: sweep
+name: study
+objective: {metric: val/top1, goal: maximize, at: last}
+base:
+  backbone: vit_b16_in21k
+  split: {train: train800, eval: val200, test: test}
+  epochs: 5
+  task: vtab/dtd
+  method: linear
+axes:
+  lr: {values: [1, 2, 3]}
+replicates: {seeds: [7]}
+";
+
+/// A folder with the sweep file above, some of its text replaced.
+fn a_file(from: &str, to: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("study.yaml");
+    std::fs::write(&file, FILE.replace(from, to)).expect("a file");
+    let file = file.to_str().expect("a name in UTF-8").to_owned();
+    (folder, file)
+}
+
+#[test]
+fn a_valid_file_is_counted_without_a_coordinator() {
+    let (_folder, file) = a_file("", "");
+    let assert = sweep(&["validate", &file]).assert().success();
+    assert_eq!(text(&assert.get_output().stdout), format!("{file} is valid: 3 configurations, 3 trials\n"));
+    let set = ["--set", "replicates.seeds=[0, 1]", "--output", "json"];
+    let assert = sweep(&[&["plan", &file, "--offline"], &set[..]].concat()).assert().success();
+    let plan: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).expect("json");
+    assert_eq!(plan["stages"][0]["configurations"], 3);
+    assert_eq!(plan["stages"][0]["trials"], 6);
+    assert!(plan.get("workers").is_none());
+}
+
+#[test]
+fn a_wrong_file_is_2_and_says_where_before_anything_is_sent() {
+    let (_folder, file) = a_file("epochs: 5", "epoch: 5");
+    for verb in ["validate", "plan", "submit"] {
+        let assert = sweep(&[verb, &file, "--server", "127.0.0.1:1"]).assert().code(2);
+        let stderr = text(&assert.get_output().stderr);
+        assert!(
+            stderr.starts_with(&format!("error: `{file}` is no valid sweep file\n{file}:8:3: ")),
+            "{stderr}"
+        );
+        assert!(stderr.contains("epochs"), "the nearest key is named: {stderr}");
+    }
+    let assert = sweep(&["validate", "no-such-file.yaml"]).assert().code(2);
+    assert!(text(&assert.get_output().stderr).contains("failed to read the sweep file `no-such-file.yaml`"));
+}
+
+#[test]
+fn a_plan_names_what_workers_lack() {
+    let task =
+        Task { name: "vtab/dtd".into(), classes: 47, splits: vec!["train800".into(), "val200".into()] };
+    let offer = Capabilities {
+        backbones: vec![Backbone { name: "vit_b16_in21k".into(), ..Backbone::default() }],
+        tasks: vec![task],
+        methods: vec!["linear".into()],
+        ..Capabilities::default()
+    };
+    let worker = Worker {
+        name: "gpu-01".into(),
+        state: "live".into(),
+        capabilities: Some(offer),
+        ..Worker::default()
+    };
+    let server = Server::start(World { workers: vec![worker], ..a_world() });
+    let (_folder, file) = a_file("", "");
+    let assert = server.sweep(&["plan", &file, "--output", "json"]).assert().success();
+    let plan: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).expect("json");
+    assert_eq!(plan["workers"]["live"][0]["lacks"], serde_json::json!(["split test of vtab/dtd"]));
+    assert_eq!(plan["workers"]["unserved"][0]["trials"], 3);
+}
+
+#[test]
+fn submit_prints_the_id_alone_and_is_idempotent() {
+    let server = Server::start(a_world());
+    let (_folder, file) = a_file("", "");
+    let arguments = ["submit", &file, "--set", "base.epochs=2", "--key", "k1"];
+    let assert = server.sweep(&arguments).assert().success();
+    assert_eq!(text(&assert.get_output().stdout), "3f2a9c01\n");
+    assert_eq!(text(&assert.get_output().stderr), "queued 3 configurations, 3 trials\n");
+    let assert = server.sweep(&arguments).assert().success();
+    assert_eq!(text(&assert.get_output().stdout), "3f2a9c01\n");
+    assert!(text(&assert.get_output().stderr).contains("nothing was queued again"));
+    let world = server.world.lock().expect("no panic");
+    let sent = &world.submitted[0];
+    assert_eq!((sent.file.as_str(), sent.key.as_str()), (FILE, "k1"));
+    assert_eq!(sent.overrides, ["base.epochs=2"]);
+    assert_eq!(sent.provenance.as_ref().expect("sent").client_version, env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn submit_and_watch_end_with_the_code_of_the_sweep() {
+    let mut world = a_world();
+    let failed = Event { failure: FailureClass::BadData as i32, ..event(1, EventKind::Failed, 1) };
+    let events = vec![failed, succeeded(2, 2, 1.0), succeeded(3, 3, 1.0), event(4, EventKind::Ended, 0)];
+    world.watches = VecDeque::from([Script { events, end: Ok(()) }]);
+    let server = Server::start(world);
+    let (_folder, file) = a_file("", "");
+    let assert = server.sweep(&["submit", &file, "--watch"]).assert().code(10);
+    assert_eq!(text(&assert.get_output().stdout), "3f2a9c01\n");
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let (reader, writer) = std::io::pipe().expect("a pipe");

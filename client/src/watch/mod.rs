@@ -98,8 +98,8 @@ async fn follow(connection: &mut Connection, state: &mut State, view: &mut View)
     }
     // Scores as the coordinator counts them, whatever the events said of them.
     match read(connection, &state.id).await {
-        Ok(now) => *state = now,
-        Err(CliError::Unreachable { .. }) => {}
+        Ok(now) if now.is_over() => *state = now,
+        Ok(_) | Err(CliError::Unreachable { .. }) => {}
         Err(error) => return Err(error),
     }
     Ok(())
@@ -138,17 +138,13 @@ async fn stream(
             }
             Err(status) => return Err(connection.explain(&status)),
         };
-        let mut noticed = Vec::with_capacity(batch.len());
-        for event in batch {
+        if let Some(after) = state.missing_after(&batch) {
+            introduce(connection, state, after).await?;
+        }
+        for event in &batch {
             had_events = true;
-            let notice = state.apply(&event);
-            noticed.push((event, notice));
-        }
-        if let Some(after) = state.known_up_to() {
-            learn(connection, state, after).await?;
-        }
-        for (event, notice) in &noticed {
-            view.show(state, event, *notice)?;
+            let notice = state.apply(event);
+            view.show(state, event, notice)?;
         }
         view.refresh(state);
         if state.is_over() {
@@ -159,10 +155,10 @@ async fn stream(
 
 /// Asks for trials of a stage that opened meanwhile. When that fails the connection is lost, and the stream will
 /// say so next; the trials stay without a label until then.
-async fn learn(connection: &mut Connection, state: &mut State, after: i64) -> Result<(), CliError> {
+async fn introduce(connection: &mut Connection, state: &mut State, after: i64) -> Result<(), CliError> {
     let id = state.id.clone();
     match connection.trials(&id, &[], after).await {
-        Ok(trials) => state.learn(trials),
+        Ok(trials) => state.introduce(trials),
         Err(CliError::Unreachable { .. } | CliError::Coordinator { .. }) => Ok(()),
         Err(error) => Err(error),
     }

@@ -123,7 +123,7 @@ impl State {
     }
 
     /// Takes over what the coordinator says of some trials.
-    pub(crate) fn learn(&mut self, trials: Vec<Trial>) -> Result<(), CliError> {
+    fn learn(&mut self, trials: Vec<Trial>) -> Result<(), CliError> {
         for trial in trials {
             let run = Run::read(trial)?;
             if let Some(at) = run.ended.or(run.started) {
@@ -133,6 +133,32 @@ impl State {
         }
         self.varying = varying(&self.axes, self.trials.values());
         Ok(())
+    }
+
+    /// Takes in trials of a stage that opened after the first reading: what they are, not what became of them,
+    /// which the events are about to say.
+    pub(crate) fn introduce(&mut self, trials: Vec<Trial>) -> Result<(), CliError> {
+        for trial in trials {
+            let run = Run::read(trial)?;
+            let known = self.trials.entry(run.id).or_insert_with(|| Run::unknown(run.id));
+            *known = Run {
+                settings: run.settings,
+                stage: run.stage,
+                seed: run.seed,
+                epochs: run.epochs,
+                is_known: true,
+                ..known.clone()
+            };
+        }
+        self.varying = varying(&self.axes, self.trials.values());
+        Ok(())
+    }
+
+    /// If some events are of trials that nothing is known of: the id after which to ask for trials.
+    pub(crate) fn missing_after(&self, events: &[Event]) -> Option<i64> {
+        let is_known = |id: &i64| self.trials.get(id).is_some_and(|run| run.is_known);
+        let first = events.iter().map(|event| event.trial_id).filter(|id| *id != 0 && !is_known(id)).min()?;
+        Some(self.trials.range(..first).next_back().map_or(0, |(id, _)| *id))
     }
 
     /// Folds one event in. An event that was seen already changes nothing.
@@ -237,12 +263,6 @@ impl State {
     /// `true` when nothing more will happen.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Ended | Phase::Cancelled) && self.trials.values().all(Run::has_ended)
-    }
-
-    /// The highest id below which every trial is known; trials of stages that opened later are asked for after it.
-    pub(crate) fn known_up_to(&self) -> Option<i64> {
-        let unknown = self.trials.values().find(|run| !run.is_known)?.id;
-        Some(self.trials.range(..unknown).next_back().map_or(0, |(id, _)| *id))
     }
 
     pub(crate) fn trial(&self, id: i64) -> Option<&Run> {

@@ -179,18 +179,21 @@ fn the_score_is_of_the_last_or_of_the_best_epoch() {
 #[test]
 fn trials_of_a_stage_that_opens_later_are_asked_for() {
     let mut watched = Watched::new("maximize", "last", 2);
-    assert_eq!(watched.0.known_up_to(), None);
-    watched.leased(9, 1);
-    watched.leased(12, 1);
-    assert_eq!(watched.0.known_up_to(), Some(2), "everything after 2 is to be asked for");
+    let events = [12, 9, 1, 0].map(|trial| watched.event(EventKind::Leased, trial, 1));
+    assert_eq!(watched.0.missing_after(&events), Some(2), "everything after 2 is to be asked for");
+    assert_eq!(watched.0.missing_after(&events[2..]), None, "1 is known, 0 is the sweep");
+    // When they are asked for, trial 9 has ended already; the events that say so are still to come.
     let opened = [9, 12].map(|id| Trial {
-        state: TrialState::Running as i32,
+        state: TrialState::Succeeded as i32,
+        attempt: 1,
         stage: "final".into(),
         ..trial(id, 1.0)
     });
-    watched.0.learn(opened.to_vec()).expect("valid");
-    assert_eq!(watched.0.known_up_to(), None);
-    assert_eq!(watched.0.tally(), Tally { total: 4, running: 2, ..Tally::default() });
+    watched.0.introduce(opened.to_vec()).expect("valid");
+    assert_eq!(watched.0.missing_after(&events), None);
+    assert_eq!(watched.0.tally(), Tally { total: 4, ..Tally::default() });
+    watched.leased(9, 1);
+    assert_eq!(watched.succeeded(9, 1, 80.0), Some(Notice::Ended { trial: 9, is_new: false }));
     let label = watched.0.label(watched.0.trial(9).expect("known"));
     assert_eq!(label, "final lr=1 seed=0", "wd does not vary");
 }
