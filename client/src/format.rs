@@ -132,7 +132,7 @@ mod tests {
         for (name, value, expected) in [
             ("val/top1", 87.204, "87.20"),
             ("test/per_class", 0.0, "0.00"),
-            ("train/loss", 0.693_147, "0.6931"),
+            ("train/loss", 0.432_149, "0.4321"),
             ("train/loss", 0.001_234_56, "0.001235"),
             ("seconds/cpu", 1234.56, "1235"),
             ("params", 1_234_567.0, "1234567"),

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
 
 use proto::v1::*;
 use support::{Script, Server, World, sweep};
@@ -179,6 +180,7 @@ fn a_watch_goes_on_after_the_last_event_it_heard() {
     let broken = Script {
         events: vec![event(1, EventKind::Leased, 1), succeeded(2, 1, 81.0)],
         end: Err(Status::unavailable("the coordinator stops")),
+        stays: false,
     };
     // Trial 1 comes again: a coordinator may repeat nothing, but a client must not count twice.
     let rest = Script {
@@ -189,6 +191,7 @@ fn a_watch_goes_on_after_the_last_event_it_heard() {
             event(5, EventKind::Ended, 0),
         ],
         end: Ok(()),
+        stays: false,
     };
     world.watches = VecDeque::from([broken, rest]);
     let server = Server::start(world);
@@ -201,6 +204,36 @@ fn a_watch_goes_on_after_the_last_event_it_heard() {
 }
 
 #[test]
+fn a_restart_of_the_coordinator_does_not_end_a_watch() {
+    let mut world = a_world();
+    let first = Script { events: vec![succeeded(1, 1, 81.0)], end: Ok(()), stays: true };
+    let rest = vec![succeeded(2, 2, 82.0), succeeded(3, 3, 83.0), event(4, EventKind::Ended, 0)];
+    let rest = Script { events: rest, end: Ok(()), stays: false };
+    world.watches = VecDeque::from([first, rest]);
+    let server = Server::start(world);
+    let mut watch = std::process::Command::new(env!("CARGO_BIN_EXE_sweep"))
+        .args(["watch", "last", "--server", &server.address.to_string()])
+        .env_remove("SWEEP_TOKEN")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(watch.stderr.take().expect("piped")).lines();
+    let mut until = |words: &str| {
+        let mut heard = String::new();
+        while !heard.contains(words) {
+            heard = lines.next().expect("still watching").expect("a line");
+        }
+    };
+    until("[1/3] trial 1 succeeded");
+    let (address, world) = server.kill();
+    until("trying again");
+    let server = Server::start_at(address, world);
+    until("[3/3] trial 3 succeeded");
+    assert!(watch.wait().expect("it ends").success());
+    assert_eq!(server.world.lock().expect("no panic").watched_after, [0, 1]);
+}
+
+#[test]
 fn a_watch_of_a_sweep_with_failures_is_10() {
     let mut world = a_world();
     let failed = Event {
@@ -209,7 +242,7 @@ fn a_watch_of_a_sweep_with_failures_is_10() {
         ..event(2, EventKind::Failed, 2)
     };
     let events = vec![succeeded(1, 1, 81.0), failed, succeeded(3, 3, 83.0), event(4, EventKind::Ended, 0)];
-    world.watches = VecDeque::from([Script { events, end: Ok(()) }]);
+    world.watches = VecDeque::from([Script { events, end: Ok(()), stays: false }]);
     let server = Server::start(world);
     let assert = server.sweep(&["watch", "3f2a"]).assert().code(10);
     insta::assert_snapshot!(text(&assert.get_output().stderr));
@@ -228,7 +261,7 @@ fn a_sweep_that_has_ended_is_summed_up_without_a_stream() {
 #[test]
 fn an_end_that_nobody_heard_is_asked_for() {
     let mut world = a_world();
-    world.watches = VecDeque::from([Script { events: Vec::new(), end: Ok(()) }]);
+    world.watches = VecDeque::from([Script { events: Vec::new(), end: Ok(()), stays: false }]);
     let server = Server::start(world);
     // The first reading says active: the sweep ends between it and the watch.
     let shared = server.world.clone();
@@ -256,7 +289,7 @@ fn a_watch_as_json_is_a_line_per_event() {
         succeeded(3, 3, 83.0),
         event(4, EventKind::Ended, 0),
     ];
-    world.watches = VecDeque::from([Script { events, end: Ok(()) }]);
+    world.watches = VecDeque::from([Script { events, end: Ok(()), stays: false }]);
     let server = Server::start(world);
     let assert = server.sweep(&["watch", "last", "--output", "json"]).assert().success();
     let stdout = text(&assert.get_output().stdout);
@@ -368,7 +401,7 @@ fn submit_and_watch_end_with_the_code_of_the_sweep() {
     let mut world = a_world();
     let failed = Event { failure: FailureClass::BadData as i32, ..event(1, EventKind::Failed, 1) };
     let events = vec![failed, succeeded(2, 2, 1.0), succeeded(3, 3, 1.0), event(4, EventKind::Ended, 0)];
-    world.watches = VecDeque::from([Script { events, end: Ok(()) }]);
+    world.watches = VecDeque::from([Script { events, end: Ok(()), stays: false }]);
     let server = Server::start(world);
     let (_folder, file) = a_file("", "");
     let assert = server.sweep(&["submit", &file, "--watch"]).assert().code(10);

@@ -15,6 +15,8 @@ use tonic::{Request, Response, Status};
 pub(crate) struct Script {
     pub events: Vec<Event>,
     pub end: Result<(), Status>,
+    /// Keeps the stream open after the events, as a coordinator does that has nothing to say.
+    pub stays: bool,
 }
 
 /// What the coordinator knows. Everything else is answered NOT_FOUND.
@@ -35,29 +37,39 @@ pub(crate) struct World {
     pub refuse_pause: Option<Status>,
 }
 
-type Shared = Arc<Mutex<World>>;
+pub(crate) type Shared = Arc<Mutex<World>>;
 
 /// A running coordinator; it stops with the value.
 pub(crate) struct Server {
     pub address: SocketAddr,
     pub world: Shared,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 impl Server {
     pub(crate) fn start(world: World) -> Self {
+        Self::start_at("127.0.0.1:0".parse().expect("an address"), Arc::new(Mutex::new(world)))
+    }
+
+    /// Starts where another one was, as after a restart.
+    pub(crate) fn start_at(address: SocketAddr, world: Shared) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
-        let world = Arc::new(Mutex::new(world));
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).expect("a free port");
         let address = listener.local_addr().expect("an address");
         let service = SweepsServer::new(Service(world.clone()));
         let server = tonic::transport::Server::builder().add_service(service);
         runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        Self { address, world, _runtime: runtime }
+        Self { address, world, runtime }
+    }
+
+    /// Goes away without a goodbye: open streams break, the port refuses.
+    pub(crate) fn kill(self) -> (SocketAddr, Shared) {
+        self.runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+        (self.address, self.world)
     }
 
     /// The command `sweep`, pointed here.
@@ -136,6 +148,9 @@ impl Sweeps for Service {
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
         tokio::spawn(async move {
             let _ = sender.send(Ok(WatchResponse { events: script.events })).await;
+            if script.stays {
+                sender.closed().await;
+            }
             if let Err(status) = script.end {
                 let _ = sender.send(Err(status)).await;
             }
