@@ -54,7 +54,7 @@ pub(crate) enum CliError {
 }
 
 impl CliError {
-    /// The exit codes of `docs` and `--help`: 1 is a fault of ours, the rest is named there.
+    /// 1 is a fault of ours; `--help` names the others.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             CliError::ReadFile { .. }

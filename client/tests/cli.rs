@@ -234,6 +234,29 @@ fn a_restart_of_the_coordinator_does_not_end_a_watch() {
 }
 
 #[test]
+fn an_interrupt_ends_the_watch_and_not_the_sweep() {
+    let mut world = a_world();
+    world.watches =
+        VecDeque::from([Script { events: vec![succeeded(1, 1, 81.0)], end: Ok(()), stays: true }]);
+    let server = Server::start(world);
+    let mut watch = std::process::Command::new(env!("CARGO_BIN_EXE_sweep"))
+        .args(["watch", "last", "--server", &server.address.to_string()])
+        .env_remove("SWEEP_TOKEN")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(watch.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    lines.find(|line| line.contains("[1/3]")).expect("still watching");
+    let kill = std::process::Command::new("kill").args(["-INT", &watch.id().to_string()]).status();
+    assert!(kill.expect("kill runs").success());
+    assert_eq!(watch.wait().expect("it ends").code(), Some(130));
+    assert_eq!(
+        lines.next().as_deref(),
+        Some("stopped watching; the sweep goes on. `sweep watch 3f2a9c01` watches it again")
+    );
+}
+
+#[test]
 fn a_watch_of_a_sweep_with_failures_is_10() {
     let mut world = a_world();
     let failed = Event {
