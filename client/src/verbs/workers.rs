@@ -16,7 +16,7 @@ pub(crate) async fn list(mut connection: Connection, format: Format) -> Result<(
         return output::print_json(&records);
     }
     if workers.is_empty() {
-        output::remark("no worker has registered yet; start one with `worker agent`");
+        output::remark("no worker has registered yet; start one with `worker start`");
         return Ok(());
     }
     output::print(&grid(&workers).to_text())
