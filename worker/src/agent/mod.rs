@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use child::TrainerCommand;
-pub use offer::{LIBTORCH_VERSION, METHODS, capabilities, host_name};
+pub use offer::{LIBTORCH_VERSION, capabilities, host_name};
 
 use child::Trainer;
 use core::{Core, Event, Order, Time};
