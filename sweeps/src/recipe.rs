@@ -11,11 +11,14 @@ mod names;
 mod read;
 mod write;
 
-pub use self::error::RecipeError;
-pub(crate) use self::keys::is_key;
+pub use self::error::{Fault, RecipeError};
+pub(crate) use self::hash::hex;
 pub use self::keys::{KEYS, Key, METHODS, method_reads, methods_reading};
+pub(crate) use self::keys::{is_key, list, unknown};
 pub use self::names::{check_name, check_task_name, known_depth};
 pub(crate) use self::read::Source;
+
+pub(crate) const DEFAULT_BATCH_SIZE: u32 = 64;
 
 /// Everything that a trainer needs to run a trial, apart from its seed.
 #[derive(Debug, Clone, PartialEq)]

@@ -221,7 +221,7 @@ impl<'de> Deserialize<'de> for Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;

@@ -10,21 +10,35 @@ pub struct RecipeError {
     pub field: Option<String>,
     /// What is wrong and the mend, to be read after the key: "must be …", "is not read by …".
     pub message: String,
-    /// Whether the key is missing rather than wrong.
-    pub is_missing: bool,
+    pub fault: Fault,
+}
+
+/// What about a key is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing sets it.
+    Missing,
+    /// It must not be there: unknown, or not read by the method.
+    Key,
+    /// Its value.
+    Value,
 }
 
 impl RecipeError {
     pub(crate) fn new(key: impl Into<String>, message: impl Into<String>) -> RecipeError {
-        RecipeError { key: key.into(), field: None, message: message.into(), is_missing: false }
+        RecipeError { key: key.into(), field: None, message: message.into(), fault: Fault::Value }
     }
 
     pub(crate) fn within(key: &str, field: &str, message: impl Into<String>) -> RecipeError {
         RecipeError { field: Some(field.to_owned()), ..RecipeError::new(key, message) }
     }
 
+    pub(crate) fn foreign(key: &str, message: impl Into<String>) -> RecipeError {
+        RecipeError { fault: Fault::Key, ..RecipeError::new(key, message) }
+    }
+
     pub(crate) fn missing(key: &str, message: impl Into<String>) -> RecipeError {
-        RecipeError { is_missing: true, ..RecipeError::new(key, message) }
+        RecipeError { fault: Fault::Missing, ..RecipeError::new(key, message) }
     }
 }
 

@@ -5,7 +5,8 @@ use std::ops::RangeInclusive;
 use super::keys::{self, KEYS, METHODS};
 use super::names::{self, HEAD_INIT, NORMALIZATION, PREPROCESSING, WARMUP};
 use super::{
-    HeadInit, Method, Normalization, Optimizer, Preprocessing, Recipe, RecipeError, Schedule, Split, Warmup,
+    DEFAULT_BATCH_SIZE, HeadInit, Method, Normalization, Optimizer, Preprocessing, Recipe, RecipeError,
+    Schedule, Split, Warmup,
 };
 use crate::value::{self, Settings, Value};
 
@@ -65,7 +66,7 @@ impl Recipe {
             method: read_method(&top, method)?,
             head_init: top.choice("head_init", Some(HeadInit::Vpt), HEAD_INIT)?,
             epochs,
-            batch_size: top.int("batch_size", Some(64), 1..=65_536)?,
+            batch_size: top.int("batch_size", Some(DEFAULT_BATCH_SIZE), 1..=65_536)?,
             lr: lr(&top, lr_factor)?,
             wd: top.float("wd", Some(0.0), "a number >= 0", |x| x >= 0.0)?,
             optimizer: optimizer(source)?,
@@ -250,7 +251,7 @@ impl<'a> Fields<'a> {
                 let known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
                 keys::unknown("key", key, &known)
             };
-            return Err(RecipeError::new(key, message));
+            return Err(RecipeError::foreign(key, message));
         }
         Ok(())
     }
@@ -258,7 +259,7 @@ impl<'a> Fields<'a> {
     fn check_fields(&self, known: &[&str], of: &str) -> Result<(), RecipeError> {
         match self.source.keys().find(|field| !known.contains(field)) {
             None => Ok(()),
-            Some(field) => Err(self.wrong(field, format!("{} of {of}", keys::unknown("key", field, known)))),
+            Some(field) => Err(self.wrong(field, keys::unknown(&format!("key of {of}"), field, known))),
         }
     }
 
