@@ -36,8 +36,7 @@ fn config(server: &str, trainer: TrainerCommand) -> Config {
         server: server.to_owned(),
         token: Some("secret".into()),
         name: "test".into(),
-        slots: 1,
-        trainer,
+        trainers: vec![trainer],
         capabilities: Capabilities { methods: vec!["linear".into()], ..Default::default() },
         leave_within: PATIENCE,
     }
