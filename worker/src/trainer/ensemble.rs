@@ -29,7 +29,20 @@ pub struct Ensemble {
 
 impl Ensemble {
     /// New members of one method, each initialised from its own seed.
-    pub fn new(arch: &Arch, method: &Method, head: HeadInit, classes: i64, rule: Rule, members: &[Member], kind: Kind, device: Device) -> Ensemble {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a different kind of thing, and there are two callers"
+    )]
+    pub fn new(
+        arch: &Arch,
+        method: &Method,
+        head: HeadInit,
+        classes: i64,
+        rule: Rule,
+        members: &[Member],
+        kind: Kind,
+        device: Device,
+    ) -> Ensemble {
         let seeds: Vec<i64> = members.iter().map(|m| m.seed).collect();
         let tuning = tuning::build(method, arch, &seeds, kind, device);
         let head = Head::new(head, classes, i64::from(arch.dim), &seeds, kind, device);
@@ -102,3 +115,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Tensor {
         .reshape([members, batch])
         .mean_dim(1, false, None)
 }
+
+#[cfg(test)]
+#[path = "ensemble_tests.rs"]
+mod tests;

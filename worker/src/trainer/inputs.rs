@@ -104,8 +104,8 @@ impl Inputs {
     /// All batches of at most [`CHUNK`] images, in the order of the split.
     pub(super) fn in_order(&self) -> impl Iterator<Item = (Tensor, Tensor)> + '_ {
         let n = self.len();
-        (0..n)
-            .step_by(CHUNK as usize)
-            .map(move |at| self.batch(&Tensor::arange_start(at, n.min(at + CHUNK), (Kind::Int64, Device::Cpu))))
+        (0..n).step_by(CHUNK as usize).map(move |at| {
+            self.batch(&Tensor::arange_start(at, n.min(at + CHUNK), (Kind::Int64, Device::Cpu)))
+        })
     }
 }

@@ -57,7 +57,8 @@ impl Scores {
         let total = self.images as f64;
         let hits = self.hits.get(member).to_kind(Kind::Double);
         let occurs = self.support.gt(0);
-        let recall = (hits.shallow_clone() / self.support.clamp_min(1)).masked_select(&occurs).mean(Kind::Double);
+        let recall =
+            (hits.shallow_clone() / self.support.clamp_min(1)).masked_select(&occurs).mean(Kind::Double);
         BTreeMap::from([
             (format!("{prefix}/top1"), 100.0 * hits.sum(Kind::Double).double_value(&[]) / total),
             (format!("{prefix}/top5"), 100.0 * self.top5.double_value(&[member]) / total),
@@ -91,7 +92,8 @@ mod tests {
         assert_eq!(first["val/top5"], 100.0);
         assert_eq!(first["val/per_class"], 75.0);
         let expected = [(2.0f64, [2.0f64, 1.0, 0.0]), (3.0, [0.0, 3.0, 0.0]), (0.0, [1.0, 0.0, 0.0])];
-        let loss: f64 = expected.iter().map(|(x, row)| row.iter().map(|v| v.exp()).sum::<f64>().ln() - x).sum();
+        let loss: f64 =
+            expected.iter().map(|(x, row)| row.iter().map(|v| v.exp()).sum::<f64>().ln() - x).sum();
         assert!((first["val/loss"] - loss / 3.0).abs() < 1e-6);
         assert_eq!(scores.of(1, "test")["test/top1"], 0.0);
     }

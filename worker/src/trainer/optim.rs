@@ -40,7 +40,8 @@ impl Optimizer {
             Rule::Sgd => 1,
             Rule::AdamW { .. } => 2,
         };
-        let buffers = params.iter().map(|p| (0..count).map(|_| p.value.zeros_like().detach()).collect()).collect();
+        let buffers =
+            params.iter().map(|p| (0..count).map(|_| p.value.zeros_like().detach()).collect()).collect();
         let active = vec![true; decay.len()];
         Optimizer { rule, params, buffers, steps: 0, decay, momentum, active }
     }
@@ -83,7 +84,15 @@ impl Optimizer {
                     Rule::AdamW { beta1, beta2, eps } => {
                         let t = i32::try_from(self.steps).unwrap_or(i32::MAX);
                         let corrections = (1.0 - beta1.powi(t), (1.0 - beta2.powi(t)).sqrt());
-                        adamw(&param.value, &gradient, &rate, decay.as_ref(), (beta1, beta2, eps), corrections, buffers)
+                        adamw(
+                            &param.value,
+                            &gradient,
+                            &rate,
+                            decay.as_ref(),
+                            (beta1, beta2, eps),
+                            corrections,
+                            buffers,
+                        )
                     }
                 };
                 assign(&param.value, buffers, updated, &self.active);

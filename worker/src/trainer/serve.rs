@@ -20,12 +20,13 @@ pub fn serve(session: &mut Session) -> std::io::Result<()> {
         let ToTrainer::Run { trial, attempt, recipe, seed } =
             serde_json::from_str(&line?).map_err(std::io::Error::other)?;
         let mut lost = None;
-        let outcome = Recipe::from_json(&recipe.to_string()).map_err(TrialError::invalid).and_then(|recipe| {
-            run(&Job { recipe, seed }, session, &mut |epoch, metrics| {
-                let news = FromTrainer::Epoch { trial, attempt, epoch, metrics: metrics.clone() };
-                lost = lost.take().or(send(&mut out, &news).err());
-            })
-        });
+        let outcome =
+            Recipe::from_json(&recipe.to_string()).map_err(TrialError::invalid).and_then(|recipe| {
+                run(&Job { recipe, seed }, session, &mut |epoch, metrics| {
+                    let news = FromTrainer::Epoch { trial, attempt, epoch, metrics: metrics.clone() };
+                    lost = lost.take().or(send(&mut out, &news).err());
+                })
+            });
         if let Some(error) = lost {
             return Err(error); // the agent is gone
         }

@@ -10,7 +10,7 @@
 use tch::Tensor;
 
 use super::vpt::dropped;
-use super::{Init, Param, Site, Tuning, insert, per_sample};
+use super::{Init, Param, Site, Tuning, attention, insert, per_sample};
 use crate::vit::Arch;
 
 #[derive(Debug)]
@@ -40,8 +40,7 @@ impl Gated {
         Gated {
             prompt: Param::new("prompt", prompt, true),
             gate_logit: gates.map(|value| Param::new("gate_logit", value, true)),
-            temperature: temperature
-                .then(|| Param::new("temperature", init.constant(1.0, &[blocks]), true)),
+            temperature: temperature.then(|| Param::new("temperature", init.constant(1.0, &[blocks]), true)),
             first,
             dropout,
         }
@@ -77,15 +76,16 @@ impl Tuning for Gated {
         insert(&x, &dropped(p, self.dropout, at), 0)
     }
 
-    fn attention(&self, q: Tensor, k: Tensor, v: Tensor, at: Site<'_>) -> (Tensor, Tensor, Tensor) {
-        let q = match (&self.temperature, self.index(at.layer)) {
-            (Some(tau), Some(i)) => {
-                let tau = per_sample(&tau.value.select(1, i), q.size()[0] / at.step.members); // [K·B]
-                q / tau.reshape([-1, 1, 1, 1])
-            }
-            _ => q,
+    fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, at: Site<'_>) -> Tensor {
+        let (Some(tau), Some(i)) = (&self.temperature, self.index(at.layer)) else {
+            return attention(q, k, v);
         };
-        (q, k, v)
+        let tau = per_sample(&tau.value.select(1, i), q.size()[0] / at.step.members).reshape([-1, 1, 1, 1]);
+        // Not the fused kernel on q/τ: at τ near its lower bound the gradient of τ is a difference of large numbers, and
+        // dividing the scores keeps two digits more of it (golden case gated_clamp_low).
+        let d = q.size()[3] as f64;
+        let scores = q.matmul(&k.transpose(-2, -1)) / d.sqrt() / tau; // [K·B, H, T, T]
+        scores.softmax(-1, scores.kind()).matmul(v)
     }
 
     fn boundary(&self, entered: &Tensor, computed: Tensor, at: Site<'_>) -> Tensor {

@@ -19,7 +19,9 @@ impl Head {
     pub fn new(how: HeadInit, classes: i64, dim: i64, seeds: &[i64], kind: Kind, device: Device) -> Head {
         let init = Init { seeds, kind, device };
         let normal = |std: f64| {
-            init.members("head", || Tensor::empty([classes, dim], (Kind::Float, Device::Cpu)).normal_(0.0, std))
+            init.members("head", || {
+                Tensor::empty([classes, dim], (Kind::Float, Device::Cpu)).normal_(0.0, std)
+            })
         };
         let (weight, bias) = match how {
             HeadInit::Vpt => (normal((2.0 / classes as f64).sqrt()), -(99f64.ln())),

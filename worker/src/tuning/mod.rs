@@ -82,9 +82,9 @@ pub trait Tuning: std::fmt::Debug {
         x
     }
 
-    /// Queries, keys and values of block `at.layer`, each `[K·B, H, T, d]`.
-    fn attention(&self, q: Tensor, k: Tensor, v: Tensor, _at: Site<'_>) -> (Tensor, Tensor, Tensor) {
-        (q, k, v)
+    /// Attention of block `at.layer` on queries, keys and values `[K·B, H, T, d]`; returns `[K·B, H, T, d]`.
+    fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, _at: Site<'_>) -> Tensor {
+        attention(q, k, v)
     }
 
     /// The MLP's output before it is added to the residual stream.
@@ -154,6 +154,11 @@ impl Init<'_> {
         let shape = [blocks as i64, i64::from(length), i64::from(arch.dim)];
         self.members("prompt", || Tensor::empty(shape, (Kind::Float, Device::Cpu)).uniform_(-v, v))
     }
+}
+
+/// softmax(q kᵀ/√d) v by libtorch's fused kernel.
+fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+    Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, false, None, false)
 }
 
 /// Inserts prompts `[K·B, P, D]` behind CLS; `replaced` slots that stand there already are dropped.

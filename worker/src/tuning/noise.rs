@@ -49,7 +49,7 @@ impl Noise<'_> {
             .iter()
             .map(|&seed| {
                 let stream = stream(seed, &purpose, self.position);
-                let blank = Tensor::empty(shape.as_slice(), (Kind::Float, x.device()));
+                let mut blank = Tensor::empty(shape.as_slice(), (Kind::Float, x.device()));
                 seeded(stream, || blank.bernoulli_float_(1.0 - p))
             })
             .collect();

@@ -62,7 +62,9 @@ pub enum ArchError {
     Heads { heads: u32, dim: u32 },
     #[error("`patch_size` ({patch_size}) must divide `image_size` ({image_size})")]
     Patches { patch_size: u32, image_size: u32 },
-    #[error("an image of {size} pixels cannot be cut into the backbone's patches of {patch_size}; use a multiple of it")]
+    #[error(
+        "an image of {size} pixels cannot be cut into the backbone's patches of {patch_size}; use a multiple of it"
+    )]
     ImageSize { size: i64, patch_size: u32 },
     #[error("`layer_norm_eps` must be a positive number")]
     Eps,

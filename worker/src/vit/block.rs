@@ -14,7 +14,10 @@ pub(super) struct Linear {
 
 impl Linear {
     pub(super) fn new(weights: &mut Weights, name: &str) -> Linear {
-        Linear { weight: weights.take(&format!("{name}.weight")), bias: weights.take(&format!("{name}.bias")) }
+        Linear {
+            weight: weights.take(&format!("{name}.weight")),
+            bias: weights.take(&format!("{name}.bias")),
+        }
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
@@ -83,13 +86,12 @@ impl Block {
         tuning.boundary(&x, x2, at)
     }
 
-    /// softmax(q kᵀ/√d) v on `[K·B, T, D]`, heads split off and joined again.
+    /// Self-attention on `[K·B, T, D]`: heads split off, the method's attention, heads joined again.
     fn attention(&self, y: &Tensor, tuning: &dyn Tuning, at: Site) -> Tensor {
         let (n, t, dim) = y.size3().expect("tokens have three axes");
         let qkv = self.qkv.forward(y).reshape([n, t, 3, self.heads, dim / self.heads]); // [N, T, 3, H, d]
         let qkv = qkv.permute([2, 0, 3, 1, 4]); // [3, N, H, T, d]
-        let (q, k, v) = tuning.attention(qkv.get(0), qkv.get(1), qkv.get(2), at);
-        let out = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, None, false);
+        let out = tuning.attention(&qkv.get(0), &qkv.get(1), &qkv.get(2), at); // [N, H, T, d]
         self.proj.forward(&out.transpose(1, 2).reshape([n, t, dim]))
     }
 

@@ -4,6 +4,8 @@ pub mod arch;
 mod backbone;
 mod block;
 mod position;
+#[cfg(test)]
+pub(crate) mod tiny;
 mod weights;
 
 pub use arch::{Arch, Pool, PositionResize};

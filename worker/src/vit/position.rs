@@ -24,3 +24,40 @@ pub fn resize_positions(table: &Tensor, grid: i64, how: PositionResize) -> Tenso
     let patches = resized.permute([0, 2, 3, 1]).reshape([1, grid * grid, dim]);
     Tensor::cat(&[cls, patches], 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    /// CLS = −1, and a grid whose value is its column.
+    fn ramp(side: i64) -> Tensor {
+        let columns = Tensor::arange(side, (Kind::Double, Device::Cpu)).expand([side, side], true);
+        Tensor::cat(&[Tensor::from_slice(&[-1.0]), columns.reshape([-1])], 0).reshape([1, -1, 1])
+    }
+
+    fn row(table: &Tensor, side: i64) -> Vec<f64> {
+        Vec::try_from(table.reshape([-1]).narrow(0, 1, side)).unwrap()
+    }
+
+    #[test]
+    fn bilinear_maps_corners_to_corners() {
+        let resized = resize_positions(&ramp(5), 3, PositionResize::Bilinear);
+        assert_eq!(row(&resized, 3), [0.0, 2.0, 4.0]);
+        assert_eq!(resized.double_value(&[0, 0, 0]), -1.0);
+    }
+
+    #[test]
+    fn bicubic_has_half_pixel_centres() {
+        let resized = resize_positions(&ramp(8), 4, PositionResize::Bicubic);
+        // Inside, a cubic filter reproduces a ramp at the centres 2i + ½.
+        let inner = &row(&resized, 4)[1..3];
+        assert!(inner.iter().zip([2.5, 4.5]).all(|(a, b)| (a - b).abs() < 1e-12), "{inner:?}");
+    }
+
+    #[test]
+    fn the_same_grid_is_left_alone() {
+        let table = ramp(4);
+        assert!(resize_positions(&table, 4, PositionResize::Bicubic).equal(&table));
+    }
+}

@@ -62,7 +62,9 @@ impl Weights {
 
     /// Takes a tensor out. Only names of [`Arch::tensors`] may be asked for, each once.
     pub(super) fn take(&mut self, name: &str) -> Tensor {
-        self.0.remove(name).unwrap_or_else(|| panic!("`{name}` is not a tensor of this backbone, or is taken"))
+        self.0
+            .remove(name)
+            .unwrap_or_else(|| panic!("`{name}` is not a tensor of this backbone, or is taken"))
     }
 }
 
@@ -72,5 +74,50 @@ fn shortened(names: &[String]) -> String {
     match names.len().saturating_sub(8) {
         0 => shown,
         more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tiny;
+    use super::*;
+
+    fn unfit(change: impl FnOnce(&mut Vec<(String, Tensor)>)) -> String {
+        let arch = tiny::arch();
+        let mut tensors = tiny::tensors(&arch, Kind::Float);
+        change(&mut tensors);
+        Weights::new(tensors, &arch, Kind::Float, Device::Cpu).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_missing_unexpected_or_misshapen_is_named() {
+        let message = unfit(|tensors| {
+            tensors.retain(|(name, _)| name != "blocks.2.ls1.gamma");
+            tensors.push(("decoder.weight".to_owned(), Tensor::from(1.0f32)));
+            tensors[0].1 = Tensor::from(1.0f32);
+        });
+        assert!(message.contains("missing: `blocks.2.ls1.gamma`"), "{message}");
+        assert!(message.contains("unexpected: `decoder.weight`"), "{message}");
+        assert!(message.contains("`cls_token` is [], not [1, 1, 12]"), "{message}");
+    }
+
+    #[test]
+    fn a_head_in_the_file_is_left_aside() {
+        let arch = tiny::arch();
+        let mut tensors = tiny::tensors(&arch, Kind::Float);
+        tensors.push(("head.weight".to_owned(), Tensor::from(1.0f32)));
+        assert!(Weights::new(tensors, &arch, Kind::Float, Device::Cpu).is_ok());
+    }
+
+    #[test]
+    fn a_truncated_file_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cut.safetensors");
+        let tensors = tiny::tensors(&tiny::arch(), Kind::Float);
+        Tensor::write_safetensors(&tensors, &path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let error = Weights::read(&path, &tiny::arch(), Kind::Float, Device::Cpu).unwrap_err();
+        assert!(error.to_string().contains("cut.safetensors"), "{error}");
     }
 }

@@ -13,18 +13,18 @@ use worker::vit::{Arch, Pool, PositionResize, Vit, Weights};
 use crate::compare::Comparison;
 
 #[derive(Debug)]
-pub struct Case {
-    pub name: String,
-    pub folder: PathBuf,
-    pub method: String,
-    pub json: Value,
-    pub expected: HashMap<String, Tensor>,
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) method: String,
+    pub(crate) json: Value,
+    pub(crate) expected: HashMap<String, Tensor>,
 }
 
-pub type Tensors = HashMap<String, Tensor>;
+pub(crate) type Tensors = HashMap<String, Tensor>;
 
 impl Case {
-    pub fn read(folder: &Path) -> Result<Case, String> {
+    pub(crate) fn read(folder: &Path) -> Result<Case, String> {
         let path = folder.join("case.json");
         let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         let json: Value = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -38,12 +38,12 @@ impl Case {
         })
     }
 
-    pub fn tensors(&self, file: &str) -> Result<Tensors, String> {
+    pub(crate) fn tensors(&self, file: &str) -> Result<Tensors, String> {
         tensors(&self.folder.join(file))
     }
 
     /// The case's method in our terms, or why it cannot be run.
-    pub fn recipe(&self) -> Result<Method, String> {
+    pub(crate) fn recipe(&self) -> Result<Method, String> {
         let config = &self.json["method_config"];
         let allowed = |keys: &[&str]| {
             let other = config.as_object().and_then(|c| c.keys().find(|k| !keys.contains(&k.as_str())));
@@ -98,7 +98,7 @@ impl Case {
         }
     }
 
-    pub fn arch(&self) -> Result<Arch, String> {
+    pub(crate) fn arch(&self) -> Result<Arch, String> {
         let vit = &self.json["vit"];
         let size = |key| number_of(vit, key).ok_or_else(|| format!("case.json: vit.{key} is missing"));
         let dim = size("dim")?;
@@ -121,8 +121,10 @@ impl Case {
         })
     }
 
-    pub fn classes(&self) -> Result<i64, String> {
-        self.json["vit"]["num_classes"].as_i64().ok_or_else(|| "case.json: vit.num_classes is missing".to_owned())
+    pub(crate) fn classes(&self) -> Result<i64, String> {
+        self.json["vit"]["num_classes"]
+            .as_i64()
+            .ok_or_else(|| "case.json: vit.num_classes is missing".to_owned())
     }
 
     fn backbone(&self, arch: &Arch) -> Result<Vit, String> {
@@ -136,7 +138,12 @@ impl Case {
     }
 
     /// Forward, backward and three steps with K equal members, compared with what is expected of one.
-    pub fn replay(&self, method: &Method, members: usize, out: &mut Comparison<'_>) -> Result<(), String> {
+    pub(crate) fn replay(
+        &self,
+        method: &Method,
+        members: usize,
+        out: &mut Comparison<'_>,
+    ) -> Result<(), String> {
         let arch = self.arch()?;
         let vit = self.backbone(&arch)?;
         let inputs = self.tensors("inputs.safetensors")?;
@@ -205,7 +212,8 @@ impl Case {
     fn assign(&self, ensemble: &Ensemble, members: i64) -> Result<(), String> {
         let mut given = self.tensors("params.safetensors")?;
         for param in ensemble.params() {
-            let value = given.remove(param.name).ok_or_else(|| format!("{} is not in the case", param.name))?;
+            let value =
+                given.remove(param.name).ok_or_else(|| format!("{} is not in the case", param.name))?;
             let mut shape = value.size();
             shape.insert(0, members);
             if param.value.size() != shape {
@@ -262,7 +270,7 @@ fn number_of(object: &Value, key: &str) -> Option<u32> {
     object[key].as_u64().and_then(|n| u32::try_from(n).ok())
 }
 
-pub fn tensors(path: &Path) -> Result<Tensors, String> {
+pub(crate) fn tensors(path: &Path) -> Result<Tensors, String> {
     let read = Tensor::read_safetensors(path).map_err(|e| format!("{}: {e}", path.display()))?;
     Ok(read.into_iter().collect())
 }

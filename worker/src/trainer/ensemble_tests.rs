@@ -1,0 +1,123 @@
+//! Members do not touch each other, and a checkpoint loses nothing.
+
+use super::*;
+use crate::trainer::State;
+use crate::vit::tiny;
+
+const CLASSES: i64 = 3;
+
+fn method() -> Method {
+    Method::VptDeep { prompt_length: 2, insertion_depth: 1, prompted_blocks: Some(2), prompt_dropout: 0.3 }
+}
+
+fn member(seed: i64) -> Member {
+    Member { seed, wd: 0.01 * seed as f64, momentum: 0.9 }
+}
+
+fn ensemble(members: &[Member], rule: Rule) -> Ensemble {
+    Ensemble::new(&tiny::arch(), &method(), HeadInit::Vpt, CLASSES, rule, members, Kind::Double, Device::Cpu)
+}
+
+/// Each member has its own images, as its own order of the data would give it.
+fn train(ensemble: &mut Ensemble, members: &[Member], lr: &[f64], steps: usize) -> Vec<Vec<f64>> {
+    let arch = tiny::arch();
+    let vit = tiny::vit(&arch, Kind::Double);
+    let (images, labels) = tiny::batch(&arch, 6, CLASSES, Kind::Double);
+    let tokens = vit.embed(&images, &vit.positions(12).unwrap());
+    let own = |t: &Tensor, m: &Member| t.roll([m.seed], [0]).narrow(0, 0, 4);
+    (0..steps)
+        .map(|_| {
+            let tokens: Vec<Tensor> = members.iter().map(|m| own(&tokens, m)).collect();
+            let labels: Vec<Tensor> = members.iter().map(|m| own(&labels, m)).collect();
+            let (tokens, labels) = (Tensor::cat(&tokens, 0), Tensor::stack(&labels, 0));
+            Vec::try_from(ensemble.train_step(&vit, tokens, &labels, lr)).unwrap()
+        })
+        .collect()
+}
+
+fn prompt(ensemble: &Ensemble, member: i64) -> Tensor {
+    ensemble.params()[0].value.get(member).detach().copy()
+}
+
+#[test]
+fn three_members_learn_what_each_learns_alone() {
+    for rule in [Rule::Sgd, Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }] {
+        let members = [member(1), member(2), member(3)];
+        let lr = [0.1, 0.02, 0.3];
+        let mut together = ensemble(&members, rule);
+        let losses = train(&mut together, &members, &lr, 4);
+        for (m, one) in members.iter().enumerate() {
+            let mut alone = ensemble(&[*one], rule);
+            let own = train(&mut alone, &[*one], &lr[m..=m], 4);
+            for (a, b) in losses.iter().zip(&own) {
+                assert!((a[m] - b[0]).abs() < 1e-10, "{rule:?}: {} against {}", a[m], b[0]);
+            }
+            let off = (prompt(&together, m as i64) - prompt(&alone, 0)).abs().max().double_value(&[]);
+            assert!(off < 1e-10, "{rule:?}: member {m} is off by {off}");
+        }
+    }
+}
+
+#[test]
+fn a_members_settings_leave_the_others_bits_alone() {
+    let members = [member(1), member(2), member(3)];
+    let run = |lr: [f64; 3]| {
+        let mut ensemble = ensemble(&members, Rule::Sgd);
+        train(&mut ensemble, &members, &lr, 3);
+        [0, 1, 2].map(|m| prompt(&ensemble, m))
+    };
+    let (calm, wild) = (run([0.1, 0.1, 0.1]), run([0.1, 1e300, 0.1]));
+    assert!(wild[1].isfinite().all().int64_value(&[]) == 0, "the second member should have diverged");
+    for m in [0, 2] {
+        assert!(calm[m].equal(&wild[m]), "member {m} noticed");
+    }
+}
+
+#[test]
+fn a_run_repeats_to_the_bit() {
+    let run = || {
+        let mut ensemble = ensemble(&[member(5)], Rule::Sgd);
+        train(&mut ensemble, &[member(5)], &[0.1], 5);
+        prompt(&ensemble, 0)
+    };
+    assert!(run().equal(&run()));
+}
+
+#[test]
+fn a_run_continued_from_a_checkpoint_ends_in_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    for rule in [Rule::Sgd, Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }] {
+        let members = [member(1), member(2)];
+        let mut straight = ensemble(&members, rule);
+        train(&mut straight, &members, &[0.1, 0.2], 5);
+
+        let mut first = ensemble(&members, rule);
+        train(&mut first, &members, &[0.1, 0.2], 2);
+        State { phase: 0, epoch: 2 }.save(&first, &path).unwrap();
+        let mut second = ensemble(&[member(1), member(2)], rule);
+        assert_eq!(State::load(&mut second, &path).unwrap(), State { phase: 0, epoch: 2 });
+        train(&mut second, &members, &[0.1, 0.2], 3);
+        for m in 0..2 {
+            assert!(prompt(&straight, m).equal(&prompt(&second, m)), "{rule:?}: member {m}");
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    State::default().save(&ensemble(&[member(1)], Rule::Sgd), &path).unwrap();
+    let error = State::load(&mut ensemble(&[member(1), member(2)], Rule::Sgd), &path).unwrap_err();
+    assert!(error.to_string().contains("`param.prompt` is missing or has another shape"), "{error}");
+}
+
+#[test]
+fn blocks_before_the_prompts_see_no_gradient_and_the_backbone_never() {
+    let mut one = ensemble(&[member(1)], Rule::Sgd);
+    assert_eq!(one.first_block(), 1);
+    train(&mut one, &[member(1)], &[0.1], 1);
+    assert!(one.params().iter().all(|p| p.value.grad().defined()));
+    assert_eq!(one.trainable(), 2 * 2 * 12 + CLASSES * 13);
+}
