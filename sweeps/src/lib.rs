@@ -4,6 +4,7 @@
 //! [`configurations`](Spec::configurations) carry complete [`Recipe`]s.
 
 pub mod recipe;
+pub mod settings;
 pub mod space;
 pub mod spec;
 pub mod value;

@@ -3,7 +3,9 @@
 
 pub mod agent;
 pub mod data;
+pub mod doctor;
 pub mod home;
+pub mod import;
 pub mod protocol;
 pub mod trainer;
 pub mod tuning;

@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use child::TrainerCommand;
-pub use offer::{LIBTORCH_VERSION, METHODS, capabilities, host_name};
+pub(crate) use offer::host_memory;
+pub use offer::{LIBTORCH_VERSION, capabilities, host_name};
 
 use child::Trainer;
 use core::{Core, Event, Order, Time};
@@ -34,9 +35,8 @@ pub struct Config {
     pub token: Option<String>,
     /// For people.
     pub name: String,
-    /// Trials that run at the same time.
-    pub slots: usize,
-    pub trainer: TrainerCommand,
+    /// One a slot: as many trials run at the same time.
+    pub trainers: Vec<TrainerCommand>,
     /// Without devices: those are what the trainers open.
     pub capabilities: Capabilities,
     /// After being asked to leave, the agent is gone within this time, whether or not the coordinator answers.
@@ -77,8 +77,8 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<(), AgentEr
     let (sender, mut events) = mpsc::channel(EVENTS);
     let (fatal, mut fatalities) = mpsc::channel(1);
     let link = Link::new(&config.server, config.token.as_deref(), sender.clone())?;
-    let trainers = (0..config.slots).map(|_| None).collect();
-    let mut core = Core::new(config.slots);
+    let trainers = config.trainers.iter().map(|_| None).collect();
+    let mut core = Core::new(config.trainers.len());
     let instance = uuid::Uuid::new_v4().to_string();
     let started = Instant::now();
     let mut shell = Shell {
@@ -149,7 +149,7 @@ impl Shell {
             match order {
                 Order::Spawn { slot } => {
                     self.trainers[slot] =
-                        Some(Trainer::spawn(&self.config.trainer, slot, self.events.clone()));
+                        Some(Trainer::spawn(&self.config.trainers[slot], slot, self.events.clone()));
                 }
                 Order::Send { slot, message } => {
                     let crate::protocol::ToTrainer::Run { trial, attempt, .. } = &message;
@@ -190,7 +190,7 @@ impl Shell {
             instance: self.instance.clone(),
             name: self.config.name.clone(),
             capabilities: Some(capabilities),
-            slots: u32::try_from(self.config.slots).unwrap_or(u32::MAX),
+            slots: u32::try_from(self.config.trainers.len()).unwrap_or(u32::MAX),
         };
         let (link, events, fatal) = (self.link.clone(), self.events.clone(), self.fatal.clone());
         tokio::spawn(async move {

@@ -1,6 +1,7 @@
 //! What the worker offers to the coordinator: what its home holds, what it can train, what it runs on.
 
 use proto::v1::{Backbone, Capabilities, Device, Task};
+use sweeps::recipe::METHODS;
 
 use crate::home::Home;
 
@@ -23,15 +24,12 @@ pub fn capabilities(home: &Home) -> Capabilities {
     Capabilities {
         backbones: home.backbones().into_iter().map(backbone).collect(),
         tasks: home.tasks().into_iter().map(task).collect(),
-        methods: METHODS.map(str::to_owned).to_vec(),
+        methods: METHODS.iter().map(|&name| name.to_owned()).collect(),
         devices: Vec::new(),
         libtorch_version: LIBTORCH_VERSION.to_owned(),
         worker_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
-
-/// Names of the methods that the trainer has.
-pub const METHODS: [&str; 4] = ["linear", "vpt_shallow", "vpt_deep", "gated"];
 
 /// A device as a trainer names it (`cpu`, `cuda:0`), for the coordinator.
 pub(super) fn device(name: &str) -> Device {

@@ -43,6 +43,15 @@ pub fn splits(folder: &Path) -> Result<Vec<String>, DataError> {
     Ok(names.into_iter().collect())
 }
 
+/// The images that a split names, relative to its folder, its label file checked as [`super::load`] does.
+///
+/// # Errors
+/// If there is no such split, or the first bad line of its label file.
+pub fn image_paths(folder: &Path, split: &str, classes: i64) -> Result<Vec<String>, DataError> {
+    let entries = read(&label_file(folder, split)?, classes)?;
+    Ok(entries.into_iter().map(|entry| entry.path).collect())
+}
+
 /// The path of a split's label file, which exists.
 pub(super) fn label_file(folder: &Path, split: &str) -> Result<PathBuf, DataError> {
     if !folder.is_dir() {

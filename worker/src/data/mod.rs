@@ -17,7 +17,7 @@ use sweeps::recipe::{Normalization, Preprocessing};
 use tch::{Device, Kind, Tensor};
 
 pub use error::{DataError, LineError};
-pub use labels::splits;
+pub use labels::{image_paths, splits};
 
 use labels::Entry;
 

@@ -1,0 +1,155 @@
+//! The command line of `worker`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+#[derive(Debug, Parser)]
+#[command(name = "worker", version, about = "Leases trials from a coordinator and trains them")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Lease and run trials until told to leave (SIGTERM, SIGINT or SIGUSR1; a second one ends at once)
+    Start(Start),
+    /// Run one trial here, without a coordinator
+    Train(Train),
+    /// Put a backbone or a data set into the worker's home
+    #[command(subcommand)]
+    Import(Import),
+    /// Check libtorch, the devices, the home, and that a training step works
+    Doctor(Doctor),
+    /// The process that runs trials for the agent, over its stdin and stdout
+    #[command(hide = true)]
+    Trainer(Trainer),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HomeArg {
+    /// Folder with the backbones and data sets [default: $XDG_DATA_HOME/promptsweep or ~/.local/share/promptsweep]
+    #[arg(long, env = "PROMPTSWEEP_HOME", value_name = "FOLDER")]
+    pub(crate) home: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// The coordinator, http://host:port; its token is read from SWEEP_TOKEN
+    #[arg(long, env = "SWEEP_SERVER", value_name = "URL")]
+    pub(crate) server: String,
+    /// How people see this worker [default: the host's name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Trials that run at the same time [default: one a device]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) slots: Option<u16>,
+    /// Devices that the slots take in turn: auto, cpu, cuda:K, or several with commas
+    #[arg(long, default_value = "auto", value_delimiter = ',')]
+    pub(crate) device: Vec<String>,
+    /// CPU threads of each slot [default: an equal share of the cores]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+    #[command(flatten)]
+    pub(crate) home: HomeArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// YAML or JSON with the keys of a sweep file's `base`, and `seed`
+    pub(crate) file: PathBuf,
+    /// auto, cpu or cuda:K
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// CPU threads; 0 leaves the choice to libtorch
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: u32,
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) home: HomeArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Import {
+    /// A ViT's weights: safetensors with timm names, or a Google .npz
+    Backbone(ImportBackbone),
+    /// A folder of images and label files in the NOAH layout
+    Dataset(ImportDataset),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportBackbone {
+    pub(crate) file: PathBuf,
+    /// What recipes call it
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Attention heads [default: width / 64]
+    #[arg(long)]
+    pub(crate) heads: Option<u32>,
+    /// How tokens become a feature: cls, mean_norm or mean_fc_norm
+    #[arg(long, default_value = "cls")]
+    pub(crate) pool: String,
+    /// Epsilon of the layer norms
+    #[arg(long, default_value_t = 1e-6)]
+    pub(crate) eps: f64,
+    /// Side of the image that the position table belongs to [default: from the table's size]
+    #[arg(long)]
+    pub(crate) image_size: Option<u32>,
+    /// How the position table is resized: bicubic or bilinear
+    #[arg(long, default_value = "bicubic")]
+    pub(crate) position_resize: String,
+    /// Pixel mean and deviation that it was trained with: imagenet or inception
+    #[arg(long, default_value = "imagenet")]
+    pub(crate) normalisation: String,
+    /// Where it came from, for people [default: the file's name]
+    #[arg(long)]
+    pub(crate) source: Option<String>,
+    #[command(flatten)]
+    pub(crate) home: HomeArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportDataset {
+    pub(crate) folder: PathBuf,
+    /// What recipes call it; may hold one slash
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Number of classes; known for the 19 tasks of VTAB-1k
+    #[arg(long)]
+    pub(crate) classes: Option<u32>,
+    /// Refer to the folder where it is instead of copying it
+    #[arg(long)]
+    pub(crate) link: bool,
+    /// Where it came from, for people [default: the folder's name]
+    #[arg(long)]
+    pub(crate) source: Option<String>,
+    #[command(flatten)]
+    pub(crate) home: HomeArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) home: HomeArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trainer {
+    #[arg(long)]
+    pub(crate) home: PathBuf,
+    #[arg(long)]
+    pub(crate) device: String,
+    #[arg(long)]
+    pub(crate) threads: u32,
+}

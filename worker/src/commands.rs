@@ -1,0 +1,230 @@
+//! What each command of `worker` does: arguments in, library calls, text out.
+
+use std::io::Write;
+use std::num::NonZero;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use sweeps::value::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use worker::agent::{self, TrainerCommand};
+use worker::home::Home;
+use worker::trainer::{self, Job, Session};
+use worker::{doctor, import};
+
+use crate::cli;
+
+/// Shorter than the time that schedulers commonly leave between SIGTERM and SIGKILL.
+const LEAVE_WITHIN: Duration = Duration::from_secs(20);
+
+fn home(arg: &cli::HomeArg) -> anyhow::Result<Home> {
+    let path = arg.home.clone().or_else(Home::default_path);
+    let path = path.context("neither HOME nor XDG_DATA_HOME is set; say where the home is with --home")?;
+    // Trainers are told the same path, and what is linked from the home must not depend on where this runs.
+    let path = std::path::absolute(&path).with_context(|| format!("cannot use `{}`", path.display()))?;
+    Ok(Home::open(path)?)
+}
+
+pub(crate) fn start(args: cli::Start) -> anyhow::Result<()> {
+    let home = home(&args.home)?;
+    let token = match std::env::var("SWEEP_TOKEN") {
+        Ok(token) if !token.is_empty() => Some(token),
+        Ok(_) | Err(std::env::VarError::NotPresent) => None,
+        Err(std::env::VarError::NotUnicode(_)) => bail!("SWEEP_TOKEN is not UTF-8"),
+    };
+    let capabilities = agent::capabilities(&home);
+    if capabilities.backbones.is_empty() || capabilities.tasks.is_empty() {
+        tracing::warn!(
+            home = %home.root().display(),
+            backbones = capabilities.backbones.len(),
+            tasks = capabilities.tasks.len(),
+            "nothing can be leased: the home lacks backbones or data sets (worker import)"
+        );
+    }
+    let config = agent::Config {
+        server: args.server.clone(),
+        token,
+        name: args.name.clone().unwrap_or_else(agent::host_name),
+        trainers: trainers(&args, &home)?,
+        capabilities,
+        leave_within: LEAVE_WITHIN,
+    };
+    // Current-thread: trainers die with the thread that started them, and this one is the process.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let leave = CancellationToken::new();
+        tokio::spawn(leave_on_signal(signals()?, leave.clone()));
+        Ok(agent::run(config, leave).await?)
+    })
+}
+
+/// One command a slot; the slots take the devices in turn.
+fn trainers(args: &cli::Start, home: &Home) -> anyhow::Result<Vec<TrainerCommand>> {
+    let slots = args.slots.map_or(args.device.len(), usize::from);
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let share = u32::try_from((cores / slots).max(1)).unwrap_or(1);
+    let threads = args.threads.unwrap_or(share);
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let command = |device: &String| TrainerCommand {
+        program: program.clone(),
+        args: vec![
+            "trainer".into(),
+            "--home".into(),
+            home.root().into(),
+            "--device".into(),
+            device.into(),
+            "--threads".into(),
+            threads.to_string().into(),
+        ],
+    };
+    Ok(args.device.iter().cycle().take(slots).map(command).collect())
+}
+
+fn signals() -> std::io::Result<[tokio::signal::unix::Signal; 3]> {
+    Ok([
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::user_defined1())?,
+    ])
+}
+
+/// The first signal asks the agent to leave, the second ends the process; the trainers die with it.
+async fn leave_on_signal(
+    [mut term, mut int, mut usr1]: [tokio::signal::unix::Signal; 3],
+    leave: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            _ = usr1.recv() => {}
+        }
+        if leave.is_cancelled() {
+            tracing::warn!("leaving at once");
+            std::process::exit(130);
+        }
+        leave.cancel();
+    }
+}
+
+pub(crate) fn trainer(args: cli::Trainer) -> anyhow::Result<()> {
+    let mut session = Session::new(Home::open(args.home)?, &args.device, args.threads)?;
+    Ok(trainer::serve(&mut session)?)
+}
+
+pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {
+    let job = read_job(&args.file).with_context(|| format!("in `{}`", args.file.display()))?;
+    let mut session = Session::new(home(&args.home)?, &args.device, args.threads)?;
+    let mut out = std::io::stdout().lock();
+    let mut lost = None;
+    let outcome = trainer::run(&job, &mut session, &mut |epoch, metrics| {
+        let written = match args.output {
+            cli::Output::Table => writeln!(out, "epoch {epoch}/{}  {}", job.recipe.epochs, figures(metrics)),
+            cli::Output::Json => {
+                writeln!(out, "{}", serde_json::json!({"epoch": epoch, "metrics": metrics}))
+            }
+        };
+        lost = lost.take().or(written.err());
+    });
+    if let Some(error) = lost {
+        return Err(error.into());
+    }
+    let metrics = outcome.map_err(|error| {
+        let class = serde_json::to_value(error.class).ok();
+        let class = class.as_ref().and_then(serde_json::Value::as_str).unwrap_or("failed").to_owned();
+        anyhow::anyhow!("{class}: {}", error.message)
+    })?;
+    match args.output {
+        cli::Output::Table => {
+            for (name, value) in &metrics {
+                writeln!(out, "{name:<24} {value:.4}")?;
+            }
+        }
+        cli::Output::Json => writeln!(out, "{}", serde_json::json!({"final": metrics}))?,
+    }
+    Ok(())
+}
+
+fn figures(metrics: &trainer::Metrics) -> String {
+    metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  ")
+}
+
+/// A recipe with `seed` beside it.
+fn read_job(file: &Path) -> anyhow::Result<Job> {
+    let text = std::fs::read_to_string(file).context("cannot read it")?;
+    let mut settings = sweeps::settings::parse(&text)?;
+    let seed = match settings.remove("seed") {
+        Some(Value::Int(seed)) => seed,
+        Some(other) => bail!("seed: must be a whole number, found {}", other.describe()),
+        None => bail!("seed: is missing; add a whole number"),
+    };
+    Ok(Job { recipe: sweeps::recipe::Recipe::from_settings(&settings)?, seed })
+}
+
+pub(crate) fn import_backbone(args: cli::ImportBackbone) -> anyhow::Result<()> {
+    let home = home(&args.home)?;
+    let wish = import::BackboneWish {
+        name: args.name,
+        heads: args.heads,
+        pool: parse("--pool", &args.pool)?,
+        layer_norm_eps: args.eps,
+        image_size: args.image_size,
+        position_resize: parse("--position-resize", &args.position_resize)?,
+        normalisation: import::normalisation(&args.normalisation)?,
+        source: args.source,
+    };
+    let entry = import::backbone(&home, &args.file, &wish)?;
+    let arch = &entry.sidecar.arch;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "backbone {}: {} blocks, width {}, {} heads, patches of {} at {} pixels\n{}",
+        entry.name,
+        arch.depth,
+        arch.dim,
+        arch.heads,
+        arch.patch_size,
+        arch.image_size,
+        entry.path.display()
+    )?;
+    Ok(())
+}
+
+/// A value of an enum by the name that its sidecar uses.
+fn parse<T: serde::de::DeserializeOwned>(option: &str, name: &str) -> anyhow::Result<T> {
+    serde_json::from_value(serde_json::Value::String(name.to_owned())).with_context(|| option.to_owned())
+}
+
+pub(crate) fn import_dataset(args: cli::ImportDataset) -> anyhow::Result<()> {
+    let home = home(&args.home)?;
+    let wish =
+        import::DatasetWish { name: args.name, classes: args.classes, link: args.link, source: args.source };
+    let entry = import::dataset(&home, &args.folder, &wish)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "task {}: {} classes, splits {}\n{}",
+        entry.name,
+        entry.info.classes,
+        entry.splits.join(", "),
+        entry.path.display()
+    )?;
+    Ok(())
+}
+
+pub(crate) fn doctor(args: &cli::Doctor) -> anyhow::Result<()> {
+    let report = doctor::examine(&home(&args.home)?);
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    match &report.training_step {
+        Ok(_) => Ok(()),
+        Err(problem) => bail!("a training step does not work: {problem}"),
+    }
+}

@@ -1,0 +1,222 @@
+//! Importing a data set in the NOAH layout: every label file read, every image there, the class count known.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::{ImportError, partial, read_failed, write_at_once, write_failed};
+use crate::data;
+use crate::home::{Home, HomeError, TASK_FILE, TaskEntry, TaskInfo};
+
+/// What the user says about a data set.
+#[derive(Debug, Clone)]
+pub struct DatasetWish {
+    pub name: String,
+    pub classes: Option<u32>,
+    /// Refer to the folder instead of copying it.
+    pub link: bool,
+    pub source: Option<String>,
+}
+
+/// The tasks of VTAB-1k. A split of 800 images may lack classes, so the count cannot be read off the labels.
+const VTAB: [(&str, u32); 19] = [
+    ("cifar", 100),
+    ("caltech101", 102),
+    ("dtd", 47),
+    ("oxford_flowers102", 102),
+    ("oxford_iiit_pet", 37),
+    ("svhn", 10),
+    ("sun397", 397),
+    ("patch_camelyon", 2),
+    ("eurosat", 10),
+    ("resisc45", 45),
+    ("diabetic_retinopathy", 5),
+    ("clevr_count", 8),
+    ("clevr_dist", 6),
+    ("dmlab", 6),
+    ("kitti", 4),
+    ("dsprites_loc", 16),
+    ("dsprites_ori", 16),
+    ("smallnorb_azi", 18),
+    ("smallnorb_ele", 9),
+];
+
+/// Checks a folder and puts it into the home. Repeating it changes nothing.
+pub fn dataset(home: &Home, folder: &Path, wish: &DatasetWish) -> Result<TaskEntry, ImportError> {
+    let target = home.task_folder(&wish.name)?;
+    let folder = folder.canonicalize().map_err(read_failed(folder))?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let classes = classes(wish, &name)?;
+    let files = files(&folder, classes)?;
+    let info = TaskInfo { classes, source: wish.source.clone().unwrap_or(name) };
+    let mut description = serde_json::to_vec_pretty(&info).unwrap_or_default();
+    description.push(b'\n');
+
+    if target.symlink_metadata().is_ok() {
+        return repeated(home, wish, &target, &folder, &info, &files);
+    }
+    let parent = target.parent().unwrap_or(home.root());
+    fs::create_dir_all(parent).map_err(write_failed(parent))?;
+    if wish.link {
+        write_at_once(&folder.join(TASK_FILE), &description)?;
+        symlink(&folder, &target).map_err(write_failed(&target))?;
+    } else {
+        let staging = partial(&target);
+        let copied = copy(&folder, &files, &staging)
+            .and_then(|()| write_at_once(&staging.join(TASK_FILE), &description))
+            .and_then(|()| fs::rename(&staging, &target).map_err(write_failed(&target)));
+        copied.inspect_err(|_| _ = fs::remove_dir_all(&staging))?;
+    }
+    Ok(home.task(&wish.name)?)
+}
+
+/// What is there already may only be the same.
+fn repeated(
+    home: &Home,
+    wish: &DatasetWish,
+    target: &Path,
+    folder: &Path,
+    info: &TaskInfo,
+    files: &BTreeSet<PathBuf>,
+) -> Result<TaskEntry, ImportError> {
+    let taken = || ImportError::Taken { path: target.to_owned() };
+    let there = home.task(&wish.name).map_err(|error| match error {
+        HomeError::Unknown { .. } => taken(),
+        other => other.into(),
+    })?;
+    let is_link = target.symlink_metadata().map_err(read_failed(target))?.is_symlink();
+    let is_same = is_link == wish.link
+        && there.info == *info
+        && if is_link {
+            target.canonicalize().map_err(read_failed(target))? == folder
+        } else {
+            files.iter().all(|file| same(&folder.join(file), &target.join(file)))
+        };
+    if is_same { Ok(there) } else { Err(taken()) }
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    matches!((fs::read(a), fs::read(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+fn classes(wish: &DatasetWish, folder: &str) -> Result<u32, ImportError> {
+    let last = wish.name.rsplit('/').next().unwrap_or(&wish.name);
+    let known = [last, folder].iter().find_map(|name| VTAB.iter().find(|(task, _)| task == name));
+    match (known, wish.classes) {
+        (Some(&(name, known)), Some(given)) if known != given => {
+            Err(ImportError::OtherClasses { name: name.to_owned(), known, given })
+        }
+        (_, Some(given)) => Ok(given),
+        (Some(&(_, known)), None) => Ok(known),
+        (None, None) => Err(ImportError::Classes { name: wish.name.clone() }),
+    }
+}
+
+/// The label files and the images that they name, relative to the folder; each of them is there and inside it.
+fn files(folder: &Path, classes: u32) -> Result<BTreeSet<PathBuf>, ImportError> {
+    let splits = data::splits(folder)?;
+    if splits.is_empty() {
+        return Err(ImportError::NoSplits { folder: folder.to_owned() });
+    }
+    let mut files = BTreeSet::new();
+    for split in splits {
+        let label_file = PathBuf::from(format!("{split}.txt"));
+        for image in data::image_paths(folder, &split, i64::from(classes))? {
+            // A link may lead elsewhere: what counts is where the file really is.
+            let real = folder.join(&image).canonicalize().ok();
+            if !real.is_some_and(|real| real.starts_with(folder) && real.is_file()) {
+                let file = folder.join(&label_file);
+                return Err(ImportError::Image { file, image, folder: folder.to_owned() });
+            }
+            files.insert(PathBuf::from(image));
+        }
+        files.insert(label_file);
+    }
+    Ok(files)
+}
+
+fn copy(folder: &Path, files: &BTreeSet<PathBuf>, target: &Path) -> Result<(), ImportError> {
+    for file in files {
+        let to = target.join(file);
+        let parent = to.parent().unwrap_or(target);
+        fs::create_dir_all(parent).map_err(write_failed(parent))?;
+        fs::copy(folder.join(file), &to).map_err(write_failed(&to))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(root: &Path) -> PathBuf {
+        let folder = root.join("dtd");
+        fs::create_dir_all(folder.join("images/train800")).unwrap();
+        fs::write(folder.join("images/train800/000000.jpg"), "a jpeg").unwrap();
+        fs::write(folder.join("train800.txt"), "images/train800/000000.jpg 46\n").unwrap();
+        fs::write(folder.join("unlisted.bin"), "not wanted").unwrap();
+        folder
+    }
+
+    fn wish(name: &str) -> DatasetWish {
+        DatasetWish { name: name.into(), classes: None, link: false, source: None }
+    }
+
+    #[test]
+    fn a_vtab_task_is_copied_with_its_class_count() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, home) = (folder(root.path()), Home::open(root.path().join("home")).unwrap());
+        let entry = dataset(&home, &folder, &wish("vtab/dtd")).unwrap();
+        assert_eq!((entry.info.classes, entry.splits.as_slice()), (47, &["train800".to_owned()][..]));
+        assert!(entry.path.join("images/train800/000000.jpg").is_file());
+        assert!(!entry.path.join("unlisted.bin").exists());
+        assert_eq!(home.tasks(), std::slice::from_ref(&entry));
+
+        assert_eq!(dataset(&home, &folder, &wish("vtab/dtd")).unwrap(), entry, "once more changes nothing");
+        fs::write(folder.join("images/train800/000000.jpg"), "another").unwrap();
+        assert!(matches!(dataset(&home, &folder, &wish("vtab/dtd")), Err(ImportError::Taken { .. })));
+    }
+
+    #[test]
+    fn a_link_leaves_the_images_where_they_are() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, home) = (folder(root.path()), Home::open(root.path().join("home")).unwrap());
+        let link = DatasetWish { link: true, classes: Some(47), ..wish("textures") };
+        let entry = dataset(&home, &folder, &link).unwrap();
+        assert!(entry.path.symlink_metadata().unwrap().is_symlink());
+        assert!(folder.join(TASK_FILE).is_file());
+        assert_eq!(dataset(&home, &folder, &link).unwrap(), entry);
+        assert!(matches!(dataset(&home, &folder, &wish("textures")), Err(ImportError::Taken { .. })));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_nothing_is_left_behind() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, home) = (folder(root.path()), Home::open(root.path().join("home")).unwrap());
+        let given = |classes| DatasetWish { classes: Some(classes), ..wish("dtd") };
+        assert!(matches!(dataset(&home, &folder, &given(46)), Err(ImportError::OtherClasses { .. })));
+
+        for (line, culprit) in [
+            ("images/train800/000000.jpg 47\n", "47"),
+            ("images/train800/000001.jpg 0\n", "000001.jpg"),
+            ("../home 0\n", "../home"),
+            ("images/train800/000000.jpg\n", "000000.jpg"),
+        ] {
+            fs::write(folder.join("train800.txt"), line).unwrap();
+            let error = anyhow::Error::from(dataset(&home, &folder, &wish("dtd")).unwrap_err());
+            assert!(format!("{error:#}").contains(culprit), "{error:#}");
+        }
+        std::os::unix::fs::symlink("/etc/hostname", folder.join("outside.jpg")).unwrap();
+        fs::write(folder.join("train800.txt"), "outside.jpg 0\n").unwrap();
+        assert!(matches!(dataset(&home, &folder, &wish("dtd")), Err(ImportError::Image { .. })));
+        fs::remove_file(folder.join("train800.txt")).unwrap();
+        assert!(matches!(dataset(&home, &folder, &wish("dtd")), Err(ImportError::NoSplits { .. })));
+
+        let other = root.path().join("other");
+        fs::create_dir(&other).unwrap();
+        assert!(matches!(dataset(&home, &other, &wish("mine")), Err(ImportError::Classes { .. })));
+        assert!(!home.datasets_folder().exists());
+        assert!(matches!(dataset(&home, &folder, &wish("../x")), Err(ImportError::Home(_))));
+    }
+}
