@@ -62,9 +62,9 @@ pub(crate) struct Train {
     /// auto, cpu or cuda:K
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
-    /// CPU threads; 0 leaves the choice to libtorch
-    #[arg(long, default_value_t = 0)]
-    pub(crate) threads: u32,
+    /// CPU threads [default: all cores, as a worker with one slot]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     #[command(flatten)]

@@ -63,9 +63,7 @@ pub(crate) fn start(args: cli::Start) -> anyhow::Result<()> {
 /// One command a slot; the slots take the devices in turn.
 fn trainers(args: &cli::Start, home: &Home) -> anyhow::Result<Vec<TrainerCommand>> {
     let slots = args.slots.map_or(args.device.len(), usize::from);
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let share = u32::try_from((cores / slots).max(1)).unwrap_or(1);
-    let threads = args.threads.unwrap_or(share);
+    let threads = args.threads.unwrap_or_else(|| share_of_cores(slots));
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let command = |device: &String| TrainerCommand {
         program: program.clone(),
@@ -80,6 +78,12 @@ fn trainers(args: &cli::Start, home: &Home) -> anyhow::Result<Vec<TrainerCommand
         ],
     };
     Ok(args.device.iter().cycle().take(slots).map(command).collect())
+}
+
+/// CPU threads of each of `slots` slots. The number of threads enters the last bits of a result.
+fn share_of_cores(slots: usize) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    u32::try_from((cores / slots).max(1)).unwrap_or(1)
 }
 
 fn signals() -> std::io::Result<[tokio::signal::unix::Signal; 3]> {
@@ -116,7 +120,8 @@ pub(crate) fn trainer(args: cli::Trainer) -> anyhow::Result<()> {
 
 pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {
     let job = read_job(&args.file).with_context(|| format!("in `{}`", args.file.display()))?;
-    let mut session = Session::new(home(&args.home)?, &args.device, args.threads)?;
+    let mut session =
+        Session::new(home(&args.home)?, &args.device, args.threads.unwrap_or_else(|| share_of_cores(1)))?;
     let mut out = std::io::stdout().lock();
     let mut lost = None;
     let outcome = trainer::run(&job, &mut session, &mut |epoch, metrics| {

@@ -5,11 +5,13 @@ use std::path::Path;
 use serde_json::Value;
 use sweeps::recipe::{HeadInit, Method, Schedule, Warmup};
 use tch::{Device, Kind};
+use worker::home::Home;
+use worker::import::{self, BackboneWish, normalisation};
 use worker::trainer::{Ensemble, Member, Rule, factor};
-use worker::vit::{Arch, Pool, PositionResize};
+use worker::vit::{Arch, Pool, PositionResize, resize_positions};
 
 use crate::Outcome;
-use crate::case::Case;
+use crate::case::{Case, tensors};
 use crate::compare::{Comparison, Worst};
 
 fn json(path: &Path) -> Result<Value, String> {
@@ -103,39 +105,54 @@ pub(crate) fn parameters(folder: &Path) -> Result<Outcome, String> {
     Ok(outcome(wrong))
 }
 
-/// A Google npz checkpoint of another grid: converted and resized, it is the authors' `load_from`, and a linear head on
-/// it gives their logits.
+/// A Google npz checkpoint of another grid: imported and resized, it is the authors' `load_from`, and a linear head on
+/// what they loaded gives their logits.
 pub(crate) fn npz(case: &Case) -> Result<Outcome, String> {
-    let arch = case.arch()?;
     let mut comparison = Comparison::new(case);
-    //NPZ tables_npz(case, &arch)?;
+    let mut converted = imported(case)?;
     case.replay(&Method::Linear, 1, &mut comparison)?;
+    comparison.wrong.append(&mut converted);
     let (worst, wrong) = (comparison.worst, comparison.wrong);
     Ok(if wrong.is_empty() { Outcome::Passed(worst) } else { Outcome::Failed(worst, wrong) })
 }
 
-/// Compares our conversion of `backbone.npz` with the authors', tensor by tensor.
-fn tables_npz(case: &Case, arch: &Arch) -> Result<(), String> {
-    let grid = case.json["method_config"]["checkpoint_grid"].as_u64().and_then(|g| u32::try_from(g).ok());
-    let grid = grid.ok_or("case.json has no checkpoint_grid")?;
-    let stored = Arch { image_size: grid * arch.patch_size, ..arch.clone() };
-    let ours: std::collections::HashMap<String, tch::Tensor> = Default::default();
-    let theirs = case.tensors("backbone.safetensors")?;
-    let small = i64::from(arch.image_size / arch.patch_size);
-    for worker::vit::arch::TensorShape { name, .. } in stored.tensors() {
-        let tensor = ours.get(&name).ok_or_else(|| format!("{name} is not converted"))?;
-        let tensor = match name.as_str() {
-            "pos_embed" => worker::vit::resize_positions(tensor, small, stored.position_resize),
-            _ => tensor.shallow_clone(),
+/// What differs between our import of `backbone.npz` and the authors' weights.
+fn imported(case: &Case) -> Result<Vec<String>, String> {
+    let arch = case.arch()?;
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let home = Home::open(folder.path()).map_err(|e| e.to_string())?;
+    let wish = BackboneWish {
+        name: "npz".to_owned(),
+        heads: None,
+        pool: arch.pool,
+        layer_norm_eps: arch.layer_norm_eps,
+        image_size: None,
+        position_resize: PositionResize::Bilinear,
+        normalisation: normalisation("imagenet").map_err(|e| e.to_string())?,
+        source: None,
+    };
+    let entry =
+        import::backbone(&home, &case.folder.join("backbone.npz"), &wish).map_err(|e| e.to_string())?;
+    if entry.sidecar.arch.heads != arch.heads {
+        return Err(format!("{} heads are read, not {}", entry.sidecar.arch.heads, arch.heads));
+    }
+    let (ours, theirs) = (tensors(&entry.path)?, case.tensors("backbone.safetensors")?);
+    let grid = i64::from(arch.grid());
+    let mut wrong = Vec::new();
+    for (name, want) in &theirs {
+        let got = ours.get(name).ok_or_else(|| format!("{name} is not imported"))?;
+        let got = match name.as_str() {
+            "pos_embed" => resize_positions(got, grid, PositionResize::Bilinear),
+            _ => got.shallow_clone(),
         };
-        let want = theirs.get(&name).ok_or_else(|| format!("{name} is not in the case"))?;
-        if tensor.size() != want.size() {
-            return Err(format!("{name} is {:?}, not {:?}", tensor.size(), want.size()));
+        if got.size() != want.size() {
+            wrong.push(format!("{name} is {:?}, not {:?}", got.size(), want.size()));
+            continue;
         }
-        let off = (&tensor - want).abs().max().double_value(&[]);
+        let off = (got - want).abs().max().double_value(&[]);
         if off.is_nan() || off > 1e-6 {
-            return Err(format!("{name} is off by {off:.1e}"));
+            wrong.push(format!("{name} is off by {off:.1e}"));
         }
     }
-    Ok(())
+    Ok(wrong)
 }
