@@ -1,4 +1,15 @@
 //! What a sweep file means, from YAML to typed trials. Pure: no I/O, no async, no clock.
+//!
+//! [`Spec::parse`] is the way in: a [`Spec`] in hand is valid, counted and expanded, and its
+//! [`configurations`](Spec::configurations) carry complete [`Recipe`]s.
 
 pub mod recipe;
+pub mod space;
+pub mod spec;
 pub mod value;
+mod yaml;
+
+pub use recipe::{Recipe, RecipeError};
+pub use space::{Configuration, Plan, StagePlan, TrialRef};
+pub use spec::{Spec, SpecError, SpecErrors};
+pub use value::{Settings, Value};

@@ -1,4 +1,24 @@
 //! A trial's parameters, typed, and which method reads which key.
+//!
+//! A recipe has two outer forms with the same keys: the flat [`Settings`] of a sweep file's `base`, and the JSON
+//! object of the wire, which `worker train` reads too. Both are read strictly: an unknown key, or one that the
+//! method does not read, is an error.
+
+mod error;
+mod hash;
+mod keys;
+mod names;
+mod read;
+mod write;
+
+pub use self::error::{Fault, RecipeError};
+pub(crate) use self::hash::hex;
+pub use self::keys::{KEYS, Key, METHODS, method_reads, methods_reading};
+pub(crate) use self::keys::{is_key, list, unknown};
+pub use self::names::{check_name, check_task_name, known_depth};
+pub(crate) use self::read::Source;
+
+pub(crate) const DEFAULT_BATCH_SIZE: u32 = 64;
 
 /// Everything that a trainer needs to run a trial, apart from its seed.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,7 +43,7 @@ pub struct Recipe {
 }
 
 /// Names of the label files that a trial trains on, is scored on each epoch, and is tested on once at the end.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
     pub train: String,
     pub eval: String,
@@ -31,17 +51,24 @@ pub struct Split {
     pub test: Option<String>,
 }
 
+/// How an image file becomes pixels in [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preprocessing {
+    /// Straight to the square, bilinear without antialiasing (VPT on VTAB-1k).
     VptTf,
+    /// Straight to the square, bicubic (NOAH and its descendants).
     Noah,
+    /// Short side to the square's side, bicubic, then the centre (SPT).
     Spt,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Normalization {
+    /// ImageNet's mean and standard deviation.
     Imagenet,
+    /// Mean and standard deviation 0.5: pixels in [-1, 1].
     Inception,
+    /// Pixels stay in [0, 1].
     None,
 }
 
@@ -98,4 +125,40 @@ pub enum Warmup {
     Vpt,
     /// Factor (e + 1) / (W + 1): no epoch is wasted.
     Nonzero,
+}
+
+impl Recipe {
+    /// Checks what depends on the backbone's number of blocks. [`Recipe::from_settings`] does so already where the
+    /// backbone's name tells its depth; whoever has the weights knows better and checks again.
+    ///
+    /// # Errors
+    /// Prompts that would enter a block the backbone does not have.
+    pub fn check_depth(&self, depth: u32) -> Result<(), RecipeError> {
+        let (insertion_depth, prompted_blocks) = match self.method {
+            Method::Linear => return Ok(()),
+            Method::VptDeep { insertion_depth, prompted_blocks, .. } => (insertion_depth, prompted_blocks),
+            Method::VptShallow { insertion_depth, .. } | Method::Gated { insertion_depth, .. } => {
+                (insertion_depth, None)
+            }
+        };
+        let backbone = &self.backbone;
+        if insertion_depth >= depth {
+            let last = depth.saturating_sub(1);
+            return Err(RecipeError::new(
+                "insertion_depth",
+                format!("is {insertion_depth}, but `{backbone}` has {depth} blocks: use 0 to {last}"),
+            ));
+        }
+        match prompted_blocks {
+            Some(blocks) if blocks > depth - insertion_depth => Err(RecipeError::new(
+                "prompted_blocks",
+                format!(
+                    "{blocks} blocks from insertion_depth {insertion_depth} on go beyond the {depth} blocks of \
+                     `{backbone}`: use at most {}",
+                    depth - insertion_depth
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
 }

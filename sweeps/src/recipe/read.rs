@@ -1,0 +1,359 @@
+//! From settings to a recipe: the keys known and read by the method, the values in range, the defaults filled in.
+
+use std::ops::RangeInclusive;
+
+use super::keys::{self, KEYS, METHODS};
+use super::names::{self, HEAD_INIT, NORMALIZATION, PREPROCESSING, WARMUP};
+use super::{
+    DEFAULT_BATCH_SIZE, HeadInit, Method, Normalization, Optimizer, Preprocessing, Recipe, RecipeError,
+    Schedule, Split, Warmup,
+};
+use crate::value::{self, Settings, Value};
+
+/// Settings in layers, of which a later one hides the same keys of those before it. A space of a million
+/// configurations shares its base this way instead of copying it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(crate) layers: &'a [&'a Settings],
+}
+
+impl<'a> Source<'a> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.layers.iter().rev().find_map(|layer| layer.get(key))
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.layers.iter().flat_map(|layer| layer.keys()).map(String::as_str)
+    }
+}
+
+impl Recipe {
+    /// Resolves a flat map with the keys of a sweep file's `base`.
+    ///
+    /// # Errors
+    /// The first key that is unknown, not read by the method, missing or out of range.
+    pub fn from_settings(settings: &Settings) -> Result<Recipe, RecipeError> {
+        Recipe::resolve(Source { layers: &[settings] }, 1.0)
+    }
+
+    /// Reads the wire form, which may leave out defaults.
+    ///
+    /// # Errors
+    /// As [`Recipe::from_settings`]; text that is no JSON object is an error of the empty key.
+    pub fn from_json(json: &str) -> Result<Recipe, RecipeError> {
+        let whole = |message: String| RecipeError::new("", message);
+        let json: serde_json::Value =
+            serde_json::from_str(json).map_err(|error| whole(format!("the recipe is no JSON: {error}")))?;
+        match Value::from_json(&json).map_err(|error| whole(error.to_string()))? {
+            Value::Map(settings) => Recipe::from_settings(&settings),
+            other => Err(whole(format!("the recipe must be a JSON object, found {}", other.describe()))),
+        }
+    }
+
+    /// As [`Recipe::from_settings`], the learning rate multiplied by `lr_factor`.
+    pub(crate) fn resolve(source: Source<'_>, lr_factor: f64) -> Result<Recipe, RecipeError> {
+        let top = Fields { scope: None, source };
+        let method = top.method_name()?;
+        top.check_keys(method)?;
+        let epochs = top.int("epochs", Some(100), 1..=100_000)?;
+        let backbone = top.name("backbone", names::check_name)?;
+        let recipe = Recipe {
+            task: top.name("task", names::check_task_name)?,
+            split: split(source)?,
+            preprocessing: top.choice("recipe", Some(Preprocessing::VptTf), PREPROCESSING)?,
+            normalization: top.choice("normalization", Some(Normalization::Imagenet), NORMALIZATION)?,
+            image_size: top.int("image_size", Some(224), 1..=4096)?,
+            method: read_method(&top, method)?,
+            head_init: top.choice("head_init", Some(HeadInit::Vpt), HEAD_INIT)?,
+            epochs,
+            batch_size: top.int("batch_size", Some(DEFAULT_BATCH_SIZE), 1..=65_536)?,
+            lr: lr(&top, lr_factor)?,
+            wd: top.float("wd", Some(0.0), "a number >= 0", |x| x >= 0.0)?,
+            optimizer: optimizer(source)?,
+            schedule: schedule(source, epochs)?,
+            backbone,
+        };
+        if let Some(depth) = names::known_depth(&recipe.backbone) {
+            recipe.check_depth(depth)?;
+        }
+        Ok(recipe)
+    }
+}
+
+fn lr(top: &Fields<'_>, factor: f64) -> Result<f64, RecipeError> {
+    let written = top.float("lr", None, "a number >= 0", |x| x >= 0.0)?;
+    let lr = written * factor;
+    if lr.is_finite() { Ok(lr) } else { Err(RecipeError::new("lr", "is too large once it is scaled")) }
+}
+
+fn read_method(top: &Fields<'_>, name: &str) -> Result<Method, RecipeError> {
+    if name == "linear" {
+        return Ok(Method::Linear);
+    }
+    let dropout = if name == "vpt_shallow" { 0.0 } else { 0.1 };
+    let prompt_length = top.int("prompt_length", None, 1..=10_000)?;
+    let insertion_depth = top.int("insertion_depth", Some(0), 0..=9_999)?;
+    let prompt_dropout =
+        top.float("prompt_dropout", Some(dropout), "a number with 0 <= p < 1", |x| (0.0..1.0).contains(&x))?;
+    Ok(match name {
+        "vpt_shallow" => Method::VptShallow { prompt_length, insertion_depth, prompt_dropout },
+        "vpt_deep" => {
+            let prompted_blocks = match top.source.get("prompted_blocks") {
+                None | Some(Value::Null) => None,
+                Some(_) => Some(top.int("prompted_blocks", None, 1..=10_000)?),
+            };
+            Method::VptDeep { prompt_length, insertion_depth, prompted_blocks, prompt_dropout }
+        }
+        _ => Method::Gated {
+            prompt_length,
+            insertion_depth,
+            prompt_dropout,
+            gate_init: top.float("gate_init", Some(10.0), "a number from -100 to 100", |x| {
+                (-100.0..=100.0).contains(&x)
+            })?,
+            temperature: top.bool("temperature", true)?,
+        },
+    })
+}
+
+fn split(source: Source<'_>) -> Result<Split, RecipeError> {
+    let empty = Settings::new();
+    let map = match source.get("split") {
+        None => &empty,
+        Some(Value::Map(map)) => map,
+        Some(other) => {
+            return Err(RecipeError::new(
+                "split",
+                format!(
+                    "must be a map like {{train: train800, eval: val200, test: test}}, found {}",
+                    other.describe()
+                ),
+            ));
+        }
+    };
+    let layers = [map];
+    let fields = Fields { scope: Some("split"), source: Source { layers: &layers } };
+    fields.check_fields(&["train", "eval", "test"], "`split`")?;
+    let name = |field: &str, default: &str| match map.get(field) {
+        None => Ok(default.to_owned()),
+        Some(_) => fields.name(field, names::check_name),
+    };
+    let test = match map.get("test") {
+        Some(Value::Null) => None,
+        _ => Some(name("test", "test")?),
+    };
+    Ok(Split { train: name("train", "train800")?, eval: name("eval", "val200")?, test })
+}
+
+fn optimizer(source: Source<'_>) -> Result<Optimizer, RecipeError> {
+    let map = named(source, "optimizer", "sgd")?;
+    let layers = [&map];
+    let fields = Fields { scope: Some("optimizer"), source: Source { layers: &layers } };
+    let share = |field: &str, default: f64| {
+        fields.float(field, Some(default), "a number with 0 <= x < 1", |x| (0.0..1.0).contains(&x))
+    };
+    match fields.choice("name", None, &[("sgd", "sgd"), ("adamw", "adamw")])? {
+        "sgd" => {
+            fields.check_fields(&["name", "momentum"], "sgd")?;
+            Ok(Optimizer::Sgd { momentum: share("momentum", 0.9)? })
+        }
+        _ => {
+            fields.check_fields(&["name", "beta1", "beta2", "eps"], "adamw")?;
+            Ok(Optimizer::AdamW {
+                beta1: share("beta1", 0.9)?,
+                beta2: share("beta2", 0.999)?,
+                eps: fields.float("eps", Some(1e-8), "a number > 0", |x| x > 0.0)?,
+            })
+        }
+    }
+}
+
+fn schedule(source: Source<'_>, epochs: u32) -> Result<Schedule, RecipeError> {
+    let map = named(source, "schedule", "cosine")?;
+    let layers = [&map];
+    let fields = Fields { scope: Some("schedule"), source: Source { layers: &layers } };
+    match fields.choice("name", None, &[("cosine", "cosine"), ("constant", "constant")])? {
+        "cosine" => {
+            fields.check_fields(&["name", "warmup_epochs", "warmup"], "cosine")?;
+            let warmup_epochs = fields.int("warmup_epochs", Some(epochs / 10), 0..=100_000)?;
+            if warmup_epochs >= epochs {
+                let message =
+                    format!("is {warmup_epochs}, but must be less than `epochs`, which is {epochs}");
+                return Err(RecipeError::within("schedule", "warmup_epochs", message));
+            }
+            Ok(Schedule::Cosine {
+                warmup_epochs,
+                warmup: fields.choice("warmup", Some(Warmup::Nonzero), WARMUP)?,
+            })
+        }
+        _ => {
+            fields.check_fields(&["name"], "constant")?;
+            Ok(Schedule::Constant)
+        }
+    }
+}
+
+/// The map under `key`; a bare name stands for the map that holds only the name.
+fn named(source: Source<'_>, key: &str, default: &str) -> Result<Settings, RecipeError> {
+    let name = |name: Value| Settings::from([("name".to_owned(), name)]);
+    match source.get(key) {
+        None => Ok(name(Value::String(default.to_owned()))),
+        Some(Value::Map(map)) => Ok(map.clone()),
+        Some(bare @ Value::String(_)) => Ok(name(bare.clone())),
+        Some(other) => Err(RecipeError::new(
+            key,
+            format!("must be a name or a map like {{name: {default}}}, found {}", other.describe()),
+        )),
+    }
+}
+
+/// Typed access to a flat map: the recipe itself, or (with a `scope`) the map under one of its keys.
+struct Fields<'a> {
+    scope: Option<&'static str>,
+    source: Source<'a>,
+}
+
+impl<'a> Fields<'a> {
+    fn wrong(&self, field: &str, message: String) -> RecipeError {
+        match self.scope {
+            None => RecipeError::new(field, message),
+            Some(key) => RecipeError::within(key, field, message),
+        }
+    }
+
+    fn required(&self, field: &str) -> Result<&'a Value, RecipeError> {
+        self.source.get(field).ok_or_else(|| match self.scope {
+            None => RecipeError::missing(field, "is required, and nothing sets it"),
+            Some(key) => RecipeError::within(key, field, "is required, and nothing sets it"),
+        })
+    }
+
+    /// The value of `field`, or `None` where there is a default for a missing one.
+    fn value<T>(&self, field: &str, default: Option<&T>) -> Result<Option<&'a Value>, RecipeError> {
+        if default.is_some() { Ok(self.source.get(field)) } else { self.required(field).map(Some) }
+    }
+
+    fn method_name(&self) -> Result<&'static str, RecipeError> {
+        let names: Vec<(&str, &'static str)> = METHODS.iter().map(|name| (*name, *name)).collect();
+        self.choice("method", None, &names)
+    }
+
+    fn check_keys(&self, method: &str) -> Result<(), RecipeError> {
+        for key in self.source.keys() {
+            if keys::method_reads(method, key) {
+                continue;
+            }
+            let message = if keys::is_key(key) {
+                let readers = keys::methods_reading(key);
+                let verb = if readers.len() == 1 { "reads" } else { "read" };
+                format!("is not read by method `{method}`: {} {verb} it", keys::list(readers))
+            } else {
+                let known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+                keys::unknown("key", key, &known)
+            };
+            return Err(RecipeError::foreign(key, message));
+        }
+        Ok(())
+    }
+
+    fn check_fields(&self, known: &[&str], of: &str) -> Result<(), RecipeError> {
+        match self.source.keys().find(|field| !known.contains(field)) {
+            None => Ok(()),
+            Some(field) => Err(self.wrong(field, format!("{} of {of}", keys::unknown("key", field, known)))),
+        }
+    }
+
+    fn int(&self, field: &str, default: Option<u32>, range: RangeInclusive<u32>) -> Result<u32, RecipeError> {
+        let (low, high) = (*range.start(), *range.end());
+        match self.value(field, default.as_ref())? {
+            None => Ok(default.unwrap_or(low)),
+            Some(value) => {
+                let int = match value {
+                    Value::Int(i) => Some(*i),
+                    Value::Float(x) => value::integral(*x),
+                    _ => None,
+                };
+                int.and_then(|i| u32::try_from(i).ok()).filter(|i| range.contains(i)).ok_or_else(|| {
+                    self.wrong(field, expected(&format!("an integer from {low} to {high}"), value))
+                })
+            }
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a number of a recipe is a float, however it was written")]
+    fn float(
+        &self,
+        field: &str,
+        default: Option<f64>,
+        what: &str,
+        is_allowed: impl Fn(f64) -> bool,
+    ) -> Result<f64, RecipeError> {
+        match (self.value(field, default.as_ref())?, default) {
+            (None, default) => Ok(default.unwrap_or_default()),
+            (Some(value), _) => {
+                let float = match value {
+                    Value::Int(i) => Some(*i as f64),
+                    Value::Float(x) => Some(*x),
+                    _ => None,
+                };
+                float
+                    .filter(|x| x.is_finite() && is_allowed(*x))
+                    .ok_or_else(|| self.wrong(field, expected(what, value)))
+            }
+        }
+    }
+
+    fn bool(&self, field: &str, default: bool) -> Result<bool, RecipeError> {
+        match self.source.get(field) {
+            None => Ok(default),
+            Some(Value::Bool(b)) => Ok(*b),
+            Some(value) => Err(self.wrong(field, expected("true or false", value))),
+        }
+    }
+
+    fn choice<T: Copy>(
+        &self,
+        field: &str,
+        default: Option<T>,
+        choices: &[(&str, T)],
+    ) -> Result<T, RecipeError> {
+        let names = || choices.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+        match (self.value(field, default.as_ref())?, default) {
+            (None, Some(default)) => Ok(default),
+            (Some(Value::String(s)), _) => match choices.iter().find(|(name, _)| name == s) {
+                Some((_, choice)) => Ok(*choice),
+                None => Err(self.wrong(field, keys::unknown(field, s, &names()))),
+            },
+            (value, _) => {
+                let found = value.map_or("nothing".to_owned(), Value::describe);
+                Err(self.wrong(field, format!("must be one of {}, found {found}", keys::list(&names()))))
+            }
+        }
+    }
+
+    fn name(&self, field: &str, check: fn(&str) -> Result<(), String>) -> Result<String, RecipeError> {
+        match self.required(field)? {
+            Value::String(s) => match check(s) {
+                Ok(()) => Ok(s.clone()),
+                Err(message) => Err(self.wrong(field, message)),
+            },
+            Value::Int(_) | Value::Float(_) | Value::Bool(_) => {
+                Err(self.wrong(field, "must be a name: put quotes around it".to_owned()))
+            }
+            value => Err(self.wrong(field, expected("a name", value))),
+        }
+    }
+}
+
+/// "must be …, found …", with the mend for a number in quotes.
+fn expected(what: &str, found: &Value) -> String {
+    let mend = match found {
+        Value::String(s) if s.parse::<f64>().is_ok() || s == "true" || s == "false" => ": remove the quotes",
+        _ => "",
+    };
+    format!("must be {what}, found {}{mend}", found.describe())
+}
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;

@@ -1,0 +1,255 @@
+//! From what a file says to the list of its points: counted before anything is expanded, every one resolved,
+//! duplicates and exclusions taken out.
+
+use std::collections::HashSet;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+
+use super::{Block, Layer, Place, Point, Space};
+use crate::recipe::{Fault, RecipeError, Source};
+use crate::spec::{MAX_COMPARISONS, MAX_TRIALS, Problems, Sampler, Search};
+use crate::value::Settings;
+
+/// Draws per wanted configuration after which a random sampler gives up looking for new ones.
+const MAX_DRAWS: u64 = 100;
+
+/// Fills `space.points`, or notes why it cannot.
+pub(crate) fn expand(space: &mut Space, search: Search, seeds: u64, problems: &mut Problems<'_>) {
+    if !check_size(space, search, seeds, problems) {
+        return;
+    }
+    let mut expansion = Expansion::new(space);
+    match search.sampler {
+        Sampler::Grid => expansion.grid(problems),
+        Sampler::Random { configurations } => expansion.draw(configurations, search.seed, problems),
+    }
+    expansion.include(problems);
+    expansion.remark(search.sampler == Sampler::Grid, problems);
+    let points = expansion.points;
+    if points.is_empty() && problems.is_empty() {
+        problems.error(space.place().at, &space.place().path, "the space is empty: there is nothing to run");
+    }
+    space.points = points;
+}
+
+/// Whether the space is small enough to expand, by arithmetic alone.
+fn check_size(space: &Space, search: Search, seeds: u64, problems: &mut Problems<'_>) -> bool {
+    let configurations = match search.sampler {
+        Sampler::Grid => space
+            .blocks
+            .iter()
+            .try_fold(0_u64, |sum, block| sum.checked_add(block.len()?))
+            .unwrap_or(u64::MAX),
+        Sampler::Random { configurations } => u64::from(configurations),
+    };
+    let trials = configurations.saturating_add(space.include.len() as u64).saturating_mul(seeds);
+    let place = space.place();
+    if trials > MAX_TRIALS {
+        let count = if trials == u64::MAX { "far more".to_owned() } else { trials.to_string() };
+        problems.error(
+            place.at,
+            &place.path,
+            format!(
+                "the sweep asks for {count} trials, and {MAX_TRIALS} is the bound: use fewer values or seeds"
+            ),
+        );
+        return false;
+    }
+    if configurations.saturating_mul(space.exclude.len() as u64) > MAX_COMPARISONS {
+        let (entries, first) = (space.exclude.len(), &space.exclude[0].place);
+        problems.error(
+            first.at,
+            "exclude",
+            format!(
+                "{entries} entries against {configurations} configurations are too many: use blocks instead"
+            ),
+        );
+        return false;
+    }
+    true
+}
+
+impl Space {
+    /// Where to point when the whole space is at fault.
+    fn place(&self) -> &Place {
+        self.blocks.first().map_or(&self.base.place, |block| &block.place)
+    }
+}
+
+struct Expansion<'s> {
+    space: &'s Space,
+    points: Vec<Point>,
+    hashes: HashSet<[u8; 32]>,
+    duplicates: u64,
+    /// How many points each entry of `exclude` has matched.
+    excluded: Vec<u64>,
+}
+
+/// What became of a candidate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Excluded,
+    Duplicate,
+    Wrong,
+}
+
+impl<'s> Expansion<'s> {
+    fn new(space: &'s Space) -> Expansion<'s> {
+        let excluded = vec![0; space.exclude.len()];
+        Expansion { space, points: Vec::new(), hashes: HashSet::new(), duplicates: 0, excluded }
+    }
+
+    fn grid(&mut self, problems: &mut Problems<'_>) {
+        for (number, block) in (0..).zip(&self.space.blocks) {
+            let mut kept = 0;
+            let mut excluded = 0;
+            for index in 0..block.len().unwrap_or(0) {
+                match self.consider(block, &block.point(index), problems) {
+                    Fate::Kept => {
+                        kept += 1;
+                        self.points.push(Point::Grid { block: number, index });
+                    }
+                    Fate::Excluded => excluded += 1,
+                    Fate::Duplicate => self.duplicates += 1,
+                    Fate::Wrong if problems.is_full() => return,
+                    Fate::Wrong => {}
+                }
+            }
+            if kept == 0 && excluded > 0 {
+                let name =
+                    block.name.as_deref().map_or("the axes".to_owned(), |name| format!("block `{name}`"));
+                let message =
+                    format!("`exclude` leaves nothing of {name}: take the block out, or exclude less");
+                problems.error(block.place.at, &block.place.path, message);
+            }
+        }
+    }
+
+    /// Draws blocks with equal chance, then each of the block's dimensions.
+    fn draw(&mut self, wanted: u32, seed: u64, problems: &mut Problems<'_>) {
+        let blocks = &self.space.blocks;
+        if blocks.is_empty() {
+            return;
+        }
+        let mut rng = ChaCha12Rng::seed_from_u64(seed);
+        let mut draws_left = u64::from(wanted) * MAX_DRAWS;
+        while self.points.len() < wanted as usize && draws_left > 0 && !problems.is_full() {
+            draws_left -= 1;
+            let number = rng.random_range(0..u32::try_from(blocks.len()).unwrap_or(u32::MAX));
+            let block = &blocks[number as usize];
+            let point = block.draw(&mut rng);
+            if self.consider(block, &point, problems) == Fate::Kept {
+                self.points.push(Point::Drawn { block: number, settings: Box::new(point) });
+            }
+        }
+        let found = self.points.len();
+        if found < wanted as usize && problems.is_empty() {
+            let message = format!(
+                "asks for {wanted} configurations, and only {found} different ones were found: lower it to {found}, \
+                 or use `sampler: grid`"
+            );
+            problems.error(self.space.place().at, "search.trials", message);
+        }
+        // The order of the file, as far as drawn configurations have one.
+        self.points.sort_by_key(|point| match point {
+            Point::Grid { block, .. } | Point::Drawn { block, .. } => *block,
+            Point::Include { .. } => u32::MAX,
+        });
+    }
+
+    fn include(&mut self, problems: &mut Problems<'_>) {
+        let scaled = self.space.blocks.iter().any(Block::is_lr_scaled);
+        for (entry, layer) in (0..).zip(&self.space.include) {
+            match self.space.resolve(None, &layer.settings) {
+                Err(error) => report(self.space, None, Some(layer), &layer.settings, &error, problems),
+                Ok(recipe) if self.hashes.insert(recipe.digest()) => {
+                    self.points.push(Point::Include { entry });
+                    if scaled && layer.settings.contains_key("lr") {
+                        let path = &layer.place.path;
+                        problems.warnings.push(format!(
+                            "{path}: its `lr` is used as written: `scaled_by` is for the axis that carries it"
+                        ));
+                    }
+                }
+                Ok(_) => self.duplicates += 1,
+            }
+        }
+    }
+
+    fn consider(&mut self, block: &Block, point: &Settings, problems: &mut Problems<'_>) -> Fate {
+        let layers = [&self.space.base.settings, &block.set.settings, point];
+        let source = Source { layers: &layers };
+        let mut is_excluded = false;
+        for (entry, count) in self.space.exclude.iter().zip(&mut self.excluded) {
+            let matches = |(key, value): (&String, _)| source.get(key).is_some_and(|found| found.same(value));
+            if entry.settings.iter().all(matches) {
+                *count += 1;
+                is_excluded = true;
+            }
+        }
+        if is_excluded {
+            return Fate::Excluded;
+        }
+        match self.space.resolve(Some(block), point) {
+            Ok(recipe) if self.hashes.insert(recipe.digest()) => Fate::Kept,
+            Ok(_) => Fate::Duplicate,
+            Err(error) => {
+                report(self.space, Some(block), None, point, &error, problems);
+                Fate::Wrong
+            }
+        }
+    }
+
+    /// What is allowed but probably not meant.
+    fn remark(&self, is_grid: bool, problems: &mut Problems<'_>) {
+        for (entry, count) in self.space.exclude.iter().zip(&self.excluded) {
+            if *count == 0 && is_grid {
+                let place = &entry.place;
+                problems
+                    .warnings
+                    .push(format!("{} (line {}): matches no configuration", place.path, place.at.line));
+            }
+        }
+        match self.duplicates {
+            0 => {}
+            1 => problems.warnings.push("1 configuration is the same as another and is run once".to_owned()),
+            n => {
+                problems.warnings.push(format!("{n} configurations are the same as others and are run once"))
+            }
+        }
+    }
+}
+
+/// Notes what is wrong with a recipe at the place that made it so.
+fn report(
+    space: &Space,
+    block: Option<&Block>,
+    include: Option<&Layer>,
+    point: &Settings,
+    error: &RecipeError,
+    problems: &mut Problems<'_>,
+) {
+    let (key, field) = (error.key.as_str(), error.field.as_deref());
+    let wants_key = error.fault == Fault::Key;
+    let dims = || block?.dims.iter().find_map(|dim| dim.find(key, point, wants_key));
+    let set = || block?.set.find(key, field, wants_key);
+    let place = include
+        .and_then(|layer| layer.find(key, field, wants_key))
+        .or_else(dims)
+        .or_else(set)
+        .or_else(|| space.base.find(key, field, wants_key));
+    let message = match block.and_then(|block| block.name.as_deref()) {
+        Some(name) => format!("{} (in block `{name}`)", error.message),
+        None => error.message.clone(),
+    };
+    match place {
+        Some(place) => problems.error(place.at, &place.path, message),
+        None => {
+            let place = block.map(|block| &block.place).or(include.map(|layer| &layer.place));
+            let place = place.unwrap_or(&space.base.place);
+            problems.error(place.at, &place.path, format!("`{key}` {message}"));
+        }
+    }
+}

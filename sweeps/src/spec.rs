@@ -1,0 +1,201 @@
+//! A sweep file, decoded and checked. The only way to a [`Spec`] is [`Spec::parse`], so a `Spec` in hand is valid.
+
+mod axes;
+mod duration;
+mod error;
+mod fields;
+mod metrics;
+mod overrides;
+mod sections;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use self::error::{SpecError, SpecErrors};
+pub(crate) use self::fields::Problems;
+pub use self::metrics::{COST_METRICS, SCORE_METRICS};
+
+use crate::space::Space;
+
+/// The largest number of trials that one file may ask for, counted before anything is expanded.
+pub const MAX_TRIALS: u64 = 1_000_000;
+/// The largest number of comparisons between entries of `exclude` and configurations.
+pub const MAX_COMPARISONS: u64 = 100_000_000;
+
+/// A valid sweep: every configuration of it resolves to a complete recipe.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub name: String,
+    pub project: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub objective: Objective,
+    /// Metrics that tables show besides the objective; never used to choose.
+    pub report: Vec<String>,
+    pub search: Search,
+    /// Replicates: every configuration is run once with each of them.
+    pub seeds: Vec<i64>,
+    pub limits: Limits,
+    pub retry: Retry,
+    /// Sweeps of higher priority are served first.
+    pub priority: i32,
+    /// Every key that some configuration sets beyond `base`, in the order of the file.
+    pub axes: Vec<String>,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<String>,
+    pub(crate) space: Space,
+}
+
+/// What a trial's score is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Objective {
+    /// One of [`SCORE_METRICS`], never of the test images.
+    pub metric: String,
+    pub goal: Goal,
+    pub at: At,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    Maximize,
+    Minimize,
+}
+
+/// Which epoch's value is the score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    Last,
+    Best,
+}
+
+/// How configurations are chosen and in which order trials are queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Search {
+    pub sampler: Sampler,
+    pub order: Order,
+    /// Of the sampler and of the order; a trial's own seed is a replicate.
+    pub seed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sampler {
+    Grid,
+    /// This many configurations, drawn without repeats.
+    Random {
+        configurations: u32,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Shuffled,
+    AsWritten,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// At most this many trials of the sweep run at once.
+    pub max_running: Option<u32>,
+    /// A run that takes longer is killed and counts as failed.
+    pub trial_timeout: Option<Duration>,
+    /// The coordinator pauses the sweep when this many trials in a row failed for good, with no success between
+    /// them; diverged trials are results and are not counted. `None` (`null`): never.
+    pub pause_after_failures: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    /// Attempts that may fail before the trial has failed. Interrupted attempts are not counted.
+    pub max_attempts: u32,
+    pub backoff: Backoff,
+    /// Failures that are final at once.
+    pub never: Vec<FailureClass>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    pub first: Duration,
+    pub factor: f64,
+    pub max: Duration,
+}
+
+/// Why an attempt failed; the names are those of `sweep.v1.FailureClass`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureClass {
+    InvalidConfig,
+    CodeError,
+    Diverged,
+    CudaOom,
+    HostOom,
+    Timeout,
+    BadData,
+    BadNode,
+}
+
+impl Spec {
+    /// Reads a sweep file. `file_name` is for messages alone; `overrides` are `path=value` pairs that are applied
+    /// in order before anything is decoded.
+    ///
+    /// # Errors
+    /// Every mistake that can be told apart, each with its place in the file and the mend.
+    pub fn parse(file_name: &str, text: &str, overrides: &[String]) -> Result<Spec, SpecErrors> {
+        sections::parse(file_name, text, overrides)
+    }
+}
+
+impl Retry {
+    /// How long a trial waits after its `failures`-th failed attempt (from 1).
+    #[must_use]
+    pub fn delay(&self, failures: u32) -> Duration {
+        let Backoff { first, factor, max } = self.backoff;
+        let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
+        let seconds = first.as_secs_f64() * factor.powi(exponent);
+        if seconds < max.as_secs_f64() { Duration::from_secs_f64(seconds) } else { max }
+    }
+}
+
+impl Goal {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Goal::Maximize => "maximize",
+            Goal::Minimize => "minimize",
+        }
+    }
+}
+
+impl At {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            At::Last => "last",
+            At::Best => "best",
+        }
+    }
+}
+
+impl FailureClass {
+    pub const ALL: [FailureClass; 8] = [
+        FailureClass::InvalidConfig,
+        FailureClass::CodeError,
+        FailureClass::Diverged,
+        FailureClass::CudaOom,
+        FailureClass::HostOom,
+        FailureClass::Timeout,
+        FailureClass::BadData,
+        FailureClass::BadNode,
+    ];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            FailureClass::InvalidConfig => "invalid_config",
+            FailureClass::CodeError => "code_error",
+            FailureClass::Diverged => "diverged",
+            FailureClass::CudaOom => "cuda_oom",
+            FailureClass::HostOom => "host_oom",
+            FailureClass::Timeout => "timeout",
+            FailureClass::BadData => "bad_data",
+            FailureClass::BadNode => "bad_node",
+        }
+    }
+}

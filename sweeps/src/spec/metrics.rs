@@ -1,0 +1,28 @@
+//! The names of what trainers report.
+
+/// Scores of an epoch: what an objective may be, those of the test images apart.
+pub const SCORE_METRICS: &[&str] = &[
+    "val/top1",
+    "val/top5",
+    "val/per_class",
+    "val/loss",
+    "train/top1",
+    "train/top5",
+    "train/per_class",
+    "train/loss",
+    "test/top1",
+    "test/top5",
+    "test/per_class",
+    "test/loss",
+];
+
+/// What a trial cost: reported once at its end, for tables alone.
+pub const COST_METRICS: &[&str] = &[
+    "seconds/cpu",
+    "seconds/gpu",
+    "seconds/wall",
+    "images_per_second",
+    "memory/peak_mib",
+    "params/trainable",
+    "params/percent",
+];

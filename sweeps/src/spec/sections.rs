@@ -1,0 +1,370 @@
+//! The sweep file from top to bottom: its own keys, section by section, then its space.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::error::SpecErrors;
+use super::fields::{Field, Problems, Section, join};
+use super::metrics::{COST_METRICS, SCORE_METRICS};
+use super::{
+    At, Backoff, FailureClass, Goal, Limits, Objective, Order, Retry, Sampler, Search, Spec, axes, overrides,
+};
+use crate::recipe;
+use crate::space;
+use crate::value::{self, Value};
+use crate::yaml::{self, Kind, Mark, Node};
+
+/// The keys of this version, in the order of the documentation.
+const KEYS: &[&str] = &[
+    "version",
+    "kind",
+    "name",
+    "project",
+    "labels",
+    "objective",
+    "report",
+    "search",
+    "base",
+    "axes",
+    "blocks",
+    "zip",
+    "exclude",
+    "include",
+    "replicates",
+    "limits",
+    "retry",
+    "priority",
+];
+/// Keys and samplers of the language that this version does not build.
+const LATER_KEYS: &[&str] = &["stages", "early_stop", "resources", "checkpoint", "reuse"];
+const LATER_SAMPLERS: &[&str] = &["sobol", "tpe"];
+
+const MAX_LABELS: usize = 64;
+const MAX_LABEL: usize = 256;
+
+pub(super) fn parse(file_name: &str, text: &str, settings: &[String]) -> Result<Spec, SpecErrors> {
+    let mut problems = Problems::new(file_name, settings);
+    let spec = match yaml::parse(text, 0) {
+        Ok(mut root) => {
+            overrides::apply(&mut root, settings, &mut problems);
+            file(&root, &mut problems)
+        }
+        Err(error) => {
+            problems.error(error.at, "", error.to_string());
+            None
+        }
+    };
+    if let (None, true) = (&spec, problems.is_empty()) {
+        let start = Mark { source: 0, line: 1, column: 1 };
+        problems.error(start, "", "is no sweep file");
+    }
+    let warnings = std::mem::take(&mut problems.warnings);
+    match (SpecErrors::new(problems.into_errors()), spec) {
+        (Some(errors), _) => Err(errors),
+        (None, Some(spec)) => Ok(Spec { warnings, ..spec }),
+        (None, None) => unreachable!("a missing spec has been noted as a problem"),
+    }
+}
+
+fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
+    let top = top(root, problems)?;
+    let name = header(&top, problems);
+    let project = top.get("project").and_then(|field| field.name(problems));
+    let labels = labels(&top, problems);
+    let objective = objective(&top, problems);
+    let report = report(&top, problems);
+    let (search, has_sampler) = search(&top, problems);
+    let seeds = seeds(&top, problems);
+    let limits = limits(&top, problems);
+    let retry = retry(&top, problems);
+    let priority = top.get("priority").and_then(|field| field.integer(-1000..=1000, problems)).unwrap_or(0);
+    let mut space = axes::space(&top, search.sampler == Sampler::Grid && has_sampler, problems);
+    // Expanding a space that was not understood would only add noise.
+    if problems.is_empty() {
+        space::expand(&mut space, search, seeds.len() as u64, problems);
+    }
+    Some(Spec {
+        name: name?,
+        project,
+        labels,
+        objective,
+        report,
+        search,
+        seeds,
+        limits,
+        retry,
+        priority: i32::try_from(priority).ok()?,
+        axes: axes::varied_keys(&space),
+        warnings: Vec::new(),
+        space,
+    })
+}
+
+/// The file's map, its keys known.
+fn top<'n>(root: &'n Node, problems: &mut Problems<'_>) -> Option<Section<'n>> {
+    let Kind::Map(entries) = &root.kind else {
+        problems.error(root.at, "", "a sweep file is a map that begins with `version: 1`");
+        return None;
+    };
+    for entry in entries {
+        let key = entry.key.as_str();
+        if LATER_KEYS.contains(&key) {
+            problems.error(entry.at, key, "is not supported by this version: leave it out");
+        } else if recipe::is_key(key) {
+            problems.error(
+                entry.at,
+                key,
+                format!("is a parameter of trials: write it under `base` or `axes` ({key})"),
+            );
+        } else if !KEYS.contains(&key) {
+            problems.error(entry.at, key, recipe::unknown("key", key, KEYS));
+        }
+    }
+    Some(Section { at: root.at, path: String::new(), entries })
+}
+
+/// `version`, `kind` and `name`; the name.
+fn header(top: &Section<'_>, problems: &mut Problems<'_>) -> Option<String> {
+    if let Some(field) = top.require("version", problems)
+        && let Some(version) = field.integer(1..=i64::MAX, problems)
+        && version != 1
+    {
+        field.error(problems, format!("is {version}, and this program reads version 1"));
+    }
+    if let Some(field) = top.get("kind") {
+        field.choice(&[("sweep", ())], problems);
+    }
+    top.require("name", problems)?.name(problems)
+}
+
+fn labels(top: &Section<'_>, problems: &mut Problems<'_>) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    let Some(field) = top.get("labels") else { return labels };
+    let Some(section) = field.entries("a map of names to strings", problems) else { return labels };
+    if section.entries.len() > MAX_LABELS {
+        field.error(problems, format!("more than {MAX_LABELS} labels"));
+    }
+    for entry in section.entries {
+        let path = join(&section.path, &entry.key);
+        if let Err(message) = recipe::check_name(&entry.key) {
+            problems.error(entry.at, &path, message);
+        }
+        let text = match &entry.value.kind {
+            Kind::Scalar(Value::String(s)) if s.len() <= MAX_LABEL => s.clone(),
+            Kind::Scalar(Value::Int(i)) => i.to_string(),
+            Kind::Scalar(Value::Float(x)) => value::number(*x),
+            Kind::Scalar(Value::Bool(b)) => b.to_string(),
+            _ => {
+                let message = format!("must be a string of at most {MAX_LABEL} bytes");
+                problems.error(entry.value.at, &path, message);
+                continue;
+            }
+        };
+        labels.insert(entry.key.clone(), text);
+    }
+    labels
+}
+
+fn objective(top: &Section<'_>, problems: &mut Problems<'_>) -> Objective {
+    let mut objective = Objective { metric: "val/top1".to_owned(), goal: Goal::Maximize, at: At::Last };
+    let Some(field) = top.get("objective") else { return objective };
+    let Some(section) = field.section(&["metric", "goal", "at"], problems) else { return objective };
+    if let Some(field) = section.get("metric")
+        && let Some(metric) = field.string("the name of a metric", problems)
+    {
+        if metric.starts_with("test/") {
+            field.error(
+                problems,
+                "the test images must not choose: use a `val/` metric, and put this under `report`",
+            );
+        } else if COST_METRICS.contains(&metric) {
+            field.error(problems, "is a cost, no score: put it under `report`");
+        } else if SCORE_METRICS.contains(&metric) {
+            metric.clone_into(&mut objective.metric);
+        } else {
+            let known: Vec<&str> =
+                SCORE_METRICS.iter().copied().filter(|name| !name.starts_with("test/")).collect();
+            field.error(problems, recipe::unknown("metric", metric, &known));
+        }
+    }
+    let is_loss = objective.metric.ends_with("/loss");
+    objective.goal = if is_loss { Goal::Minimize } else { Goal::Maximize };
+    if let Some(field) = section.get("goal")
+        && let Some(goal) =
+            field.choice(&[("maximize", Goal::Maximize), ("minimize", Goal::Minimize)], problems)
+    {
+        if goal != objective.goal {
+            let (goal, metric) = (goal.name(), &objective.metric);
+            problems
+                .warnings
+                .push(format!("objective: `goal: {goal}` of `{metric}` looks for the worst trial"));
+        }
+        objective.goal = goal;
+    }
+    if let Some(at) =
+        section.get("at").and_then(|field| field.choice(&[("last", At::Last), ("best", At::Best)], problems))
+    {
+        objective.at = at;
+    }
+    objective
+}
+
+fn report(top: &Section<'_>, problems: &mut Problems<'_>) -> Vec<String> {
+    let Some(items) = top.get("report").and_then(|field| field.list("a list of metrics", problems)) else {
+        return Vec::new();
+    };
+    let known: Vec<&str> = SCORE_METRICS.iter().chain(COST_METRICS).copied().collect();
+    let mut report: Vec<String> = Vec::new();
+    for item in items {
+        let Some(metric) = item.string("the name of a metric", problems) else { continue };
+        if !known.contains(&metric) {
+            item.error(problems, recipe::unknown("metric", metric, &known));
+        } else if report.iter().any(|known| known == metric) {
+            item.error(problems, format!("`{metric}` is listed twice"));
+        } else {
+            report.push(metric.to_owned());
+        }
+    }
+    report
+}
+
+/// The search, and whether its sampler was understood.
+fn search(top: &Section<'_>, problems: &mut Problems<'_>) -> (Search, bool) {
+    let mut search = Search { sampler: Sampler::Grid, order: Order::Shuffled, seed: 0 };
+    let Some(field) = top.get("search") else { return (search, true) };
+    let Some(section) = field.section(&["sampler", "order", "seed", "trials"], problems) else {
+        return (search, false);
+    };
+    let sampler = match section.get("sampler") {
+        None => Some("grid"),
+        Some(field) => sampler(&field, problems),
+    };
+    let trials = section.get("trials");
+    match (sampler, trials) {
+        (Some("random"), Some(trials)) => {
+            if let Some(configurations) = trials.u32(1..=1_000_000, problems) {
+                search.sampler = Sampler::Random { configurations };
+            }
+        }
+        (Some("random"), None) => {
+            let message = "is required by `sampler: random`: the number of configurations to draw";
+            problems.error(section.at, &join(&section.path, "trials"), message);
+        }
+        (Some(_), Some(trials)) => {
+            trials.error(problems, "is read by `sampler: random` only: a grid runs all of its points");
+        }
+        _ => {}
+    }
+    let orders = [("shuffled", Order::Shuffled), ("as_written", Order::AsWritten)];
+    if let Some(order) = section.get("order").and_then(|field| field.choice(&orders, problems)) {
+        search.order = order;
+    }
+    let seed = section.get("seed").and_then(|field| field.integer(0..=i64::MAX, problems));
+    search.seed = seed.and_then(|seed| u64::try_from(seed).ok()).unwrap_or(0);
+    (search, sampler == Some("grid"))
+}
+
+fn sampler(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<&'static str> {
+    if let Kind::Scalar(Value::String(name)) = &field.node.kind
+        && LATER_SAMPLERS.contains(&name.as_str())
+    {
+        field.error(problems, format!("`{name}` is not supported by this version: use `grid` or `random`"));
+        return None;
+    }
+    field.choice(&[("grid", "grid"), ("random", "random")], problems)
+}
+
+fn seeds(top: &Section<'_>, problems: &mut Problems<'_>) -> Vec<i64> {
+    let default = vec![0];
+    let Some(section) = top.get("replicates").and_then(|field| field.section(&["seeds"], problems)) else {
+        return default;
+    };
+    let Some(items) = section.require("seeds", problems).and_then(|f| f.list("a list of integers", problems))
+    else {
+        return default;
+    };
+    let mut seeds = Vec::new();
+    for item in items {
+        let Some(seed) = item.integer(0..=i64::MAX, problems) else { continue };
+        seeds.push((seed, item));
+    }
+    seeds.sort_by_key(|(seed, _)| *seed);
+    for pair in seeds.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+        pair[1].1.error(problems, format!("seed {} is listed twice", pair[1].0));
+    }
+    // In the order of the file.
+    seeds.sort_by_key(|(_, item)| (item.node.at, item.path.clone()));
+    seeds.into_iter().map(|(seed, _)| seed).collect()
+}
+
+fn limits(top: &Section<'_>, problems: &mut Problems<'_>) -> Limits {
+    let mut limits = Limits { max_running: None, trial_timeout: None, pause_after_failures: Some(20) };
+    let Some(field) = top.get("limits") else { return limits };
+    let Some(section) = field.section(&["max_running", "trial_timeout", "pause_after_failures"], problems)
+    else {
+        return limits;
+    };
+    let given = |key: &str| section.get(key).filter(|field| !field.is_null());
+    limits.max_running = given("max_running").and_then(|field| field.u32(1..=1_000_000, problems));
+    if let Some(field) = given("trial_timeout")
+        && let Some(timeout) = field.duration(problems)
+    {
+        if timeout.is_zero() {
+            field.error(problems, "no trial ends in no time: leave it out for no timeout");
+        }
+        limits.trial_timeout = Some(timeout);
+    }
+    if let Some(field) = section.get("pause_after_failures") {
+        limits.pause_after_failures = if field.is_null() { None } else { field.u32(1..=1_000_000, problems) };
+    }
+    limits
+}
+
+fn retry(top: &Section<'_>, problems: &mut Problems<'_>) -> Retry {
+    let mut retry = Retry {
+        max_attempts: 3,
+        backoff: Backoff { first: Duration::from_secs(10), factor: 2.0, max: Duration::from_secs(600) },
+        never: vec![FailureClass::InvalidConfig, FailureClass::Diverged, FailureClass::BadData],
+    };
+    let Some(field) = top.get("retry") else { return retry };
+    let Some(section) = field.section(&["max_attempts", "backoff", "never"], problems) else { return retry };
+    if let Some(attempts) = section.get("max_attempts").and_then(|field| field.u32(1..=100, problems)) {
+        retry.max_attempts = attempts;
+    }
+    if let Some(field) = section.get("backoff") {
+        backoff(&field, &mut retry.backoff, problems);
+    }
+    if let Some(field) = section.get("never") {
+        let choices = FailureClass::ALL.map(|class| (class.name(), class));
+        retry.never = match &field.node.kind {
+            Kind::List(items) if items.is_empty() => Vec::new(),
+            _ => {
+                let items = field.list("a list of failure classes", problems).unwrap_or_default();
+                items.iter().filter_map(|item| item.choice(&choices, problems)).collect()
+            }
+        };
+    }
+    retry
+}
+
+fn backoff(field: &Field<'_>, backoff: &mut Backoff, problems: &mut Problems<'_>) {
+    let Some(section) = field.section(&["first", "factor", "max"], problems) else { return };
+    if let Some(first) = section.get("first").and_then(|field| field.duration(problems)) {
+        backoff.first = first;
+        backoff.max = backoff.max.max(first);
+    }
+    let is_factor = |x: f64| (1.0..=100.0).contains(&x);
+    if let Some(factor) =
+        section.get("factor").and_then(|field| field.float("a number from 1 to 100", is_factor, problems))
+    {
+        backoff.factor = factor;
+    }
+    if let Some(field) = section.get("max")
+        && let Some(max) = field.duration(problems)
+    {
+        if max < backoff.first {
+            field.error(problems, "is shorter than `first`");
+        }
+        backoff.max = max;
+    }
+}
