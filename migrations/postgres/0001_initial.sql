@@ -29,7 +29,7 @@ CREATE TABLE sweep (
     succeeded BIGINT NOT NULL,
     failed BIGINT NOT NULL,
     cancelled BIGINT NOT NULL,
-    -- Failed trials, not diverged, since the sweep was last resumed.
+    -- Trials that failed, not diverged, since the last success or resumption.
     failures BIGINT NOT NULL,
     last_seq BIGINT NOT NULL,
     CHECK (queued >= 0 AND running >= 0 AND queued + running + succeeded + failed + cancelled = trials)

@@ -29,7 +29,7 @@ CREATE TABLE sweep (
     succeeded INTEGER NOT NULL,
     failed INTEGER NOT NULL,
     cancelled INTEGER NOT NULL,
-    -- Failed trials, not diverged, since the sweep was last resumed.
+    -- Trials that failed, not diverged, since the last success or resumption.
     failures INTEGER NOT NULL,
     last_seq INTEGER NOT NULL,
     CHECK (queued >= 0 AND running >= 0 AND queued + running + succeeded + failed + cancelled = trials)

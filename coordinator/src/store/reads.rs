@@ -244,6 +244,9 @@ impl Op for HasWork {
 
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<bool, Error> {
         let worker = workers::get(tx, &self.worker).await?;
+        if worker.state == "draining" || trials::held(tx, &self.worker).await? >= worker.slots {
+            return Ok(false);
+        }
         let needs = fitting(tx, &worker).await?;
         Ok(!needs.is_empty() && !sweeps::servable(tx, &needs, now, 1).await?.is_empty())
     }

@@ -113,7 +113,7 @@ pub trait Tx: Send {
         sql: Sql,
         args: Vec<Arg>,
     ) -> impl Future<Output = Result<Option<R>, sqlx::Error>> + Send {
-        async { Ok(self.fetch(sql, args).await?.into_iter().next()) }
+        async move { Ok(self.fetch(sql, args).await?.into_iter().next()) }
     }
 }
 

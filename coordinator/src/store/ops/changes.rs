@@ -106,10 +106,10 @@ impl Changes {
         let before = std::mem::replace(&mut moved.after, after.clone());
         *sweep.count_mut(&before.state) -= 1;
         *sweep.count_mut(&after.state) += 1;
-        if let State::Failed { class, .. } = after.state
-            && class != FailureClass::Diverged
-        {
-            sweep.failures += 1;
+        match after.state {
+            State::Failed { class, .. } if class != FailureClass::Diverged => sweep.failures += 1,
+            State::Succeeded { .. } => sweep.failures = 0,
+            _ => {}
         }
         let number = moved.sweep;
         self.record(number, &before, &after, &event, details);
@@ -212,7 +212,7 @@ impl Changes {
             {
                 row.state = SweepState::Paused.name().to_owned();
                 row.paused_because =
-                    format!("{} trials failed (limits.pause_after_failures: {limit})", row.failures);
+                    format!("{} trials in a row failed (limits.pause_after_failures: {limit})", row.failures);
                 let message = row.paused_because.clone();
                 events.push(EventRow { message, ..sweep_event(row.number, "paused") });
             }

@@ -2,7 +2,8 @@
 
 mod changes;
 mod control;
-pub(crate) mod finish;
+mod finish;
+pub(crate) use finish::hex;
 mod lease;
 mod reap;
 mod submit;
