@@ -32,7 +32,9 @@ pub struct Options {
 /// Why the listener could not be made or broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    #[error("{0} is not on this machine alone, and no token is set: set SWEEP_TOKEN or --token-file, or listen on 127.0.0.1")]
+    #[error(
+        "{0} is not on this machine alone, and no token is set: set SWEEP_TOKEN or --token-file, or listen on 127.0.0.1"
+    )]
     NoToken(SocketAddr),
     #[error("cannot listen on {address}")]
     Bind {
@@ -68,12 +70,8 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
     let router = router(&store, &options, &shutdown).await?;
-    let reaper = tokio::spawn(reaper::run(
-        store.clone(),
-        options.lease_ttl,
-        options.lease_grace,
-        shutdown.clone(),
-    ));
+    let reaper =
+        tokio::spawn(reaper::run(store.clone(), options.lease_ttl, options.lease_grace, shutdown.clone()));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = router.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     let out_of_patience = async {
@@ -100,8 +98,7 @@ async fn router(
     options: &Options,
     shutdown: &CancellationToken,
 ) -> Result<Router, ServerError> {
-    let service =
-        Service { store: store.clone(), lease_ttl: options.lease_ttl, shutdown: shutdown.clone() };
+    let service = Service { store: store.clone(), lease_ttl: options.lease_ttl, shutdown: shutdown.clone() };
     let auth = Auth { token: options.token.clone() };
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<SweepsServer<Service>>().await;

@@ -49,7 +49,8 @@ pub fn expand(file: File, offers: &[(String, Offer)]) -> Result<(NewSweep, Vec<S
     let trials = spec.trials().into_iter();
     let trials =
         trials.map(|trial| NewTrial { configuration: trial.configuration, seed: trial.seed }).collect();
-    let key = if file.key.is_empty() { derived_key(&spec.name, &file) } else { format!("given:{}", file.key) };
+    let key =
+        if file.key.is_empty() { derived_key(&spec.name, &file) } else { format!("given:{}", file.key) };
     let overrides_json = serde_json::Value::from(file.overrides).to_string();
     let source = SourceRow {
         file: file.text,

@@ -136,18 +136,37 @@ pub struct Holder {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// Give the trial to a worker as a new attempt.
-    Lease { worker: WorkerId },
+    Lease {
+        worker: WorkerId,
+    },
     /// The attempt goes on.
-    Renew { by: Holder },
+    Renew {
+        by: Holder,
+    },
     /// The attempt has ended an epoch.
-    Report { by: Holder, epoch: u32 },
+    Report {
+        by: Holder,
+        epoch: u32,
+    },
     /// The attempt has a result.
-    Succeed { by: Holder },
-    Fail { by: Holder, class: FailureClass, message: String },
+    Succeed {
+        by: Holder,
+    },
+    Fail {
+        by: Holder,
+        class: FailureClass,
+        message: String,
+    },
     /// The worker hands the attempt back; `cause` is never `WorkerLost`.
-    Interrupt { by: Holder, cause: Cause, message: String },
+    Interrupt {
+        by: Holder,
+        cause: Cause,
+        message: String,
+    },
     /// The lease of that attempt ran out.
-    Expire { attempt: u32 },
+    Expire {
+        attempt: u32,
+    },
     /// The user wants no more of it.
     Cancel,
 }
@@ -157,14 +176,22 @@ pub enum Command {
 pub enum Event {
     Leased,
     Renewed,
-    Reported { epoch: u32 },
+    Reported {
+        epoch: u32,
+    },
     Succeeded,
     /// The attempt ended with `end` and the trial waits for another.
-    Requeued { end: End },
+    Requeued {
+        end: End,
+    },
     /// The trial failed for good, by an attempt that ended with `end`.
-    Failed { end: End },
+    Failed {
+        end: End,
+    },
     /// `was_running`: an attempt lost its lease by it.
-    Cancelled { was_running: bool },
+    Cancelled {
+        was_running: bool,
+    },
 }
 
 /// How an attempt ended without a result.

@@ -33,9 +33,9 @@ pub struct Auth {
 impl Interceptor for Auth {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
         match &self.token {
-            Some(token) if !is_granted(token, request.metadata()) => {
-                Err(Status::unauthenticated("this coordinator wants a token: set SWEEP_TOKEN to the one it was started with"))
-            }
+            Some(token) if !is_granted(token, request.metadata()) => Err(Status::unauthenticated(
+                "this coordinator wants a token: set SWEEP_TOKEN to the one it was started with",
+            )),
             _ => Ok(request),
         }
     }

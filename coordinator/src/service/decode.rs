@@ -63,7 +63,8 @@ fn bounded<V>(field: &str, list: &[V], max: usize) -> Result<(), Status> {
 
 pub(super) fn file(request: v1::SubmitRequest) -> Result<File, Status> {
     if request.file.len() > MAX_FILE {
-        let message = format!("the sweep file has {} bytes, at most {MAX_FILE} are allowed", request.file.len());
+        let message =
+            format!("the sweep file has {} bytes, at most {MAX_FILE} are allowed", request.file.len());
         return Err(Status::resource_exhausted(message));
     }
     bounded("overrides", &request.overrides, MAX_OVERRIDES)?;
@@ -200,7 +201,9 @@ fn end(given: v1::End) -> Result<NewEnd, Status> {
             };
             Outcome::Interruption { cause, message: message(interruption.message) }
         }
-        None => return Err(Status::invalid_argument("an end says neither success, failure nor interruption")),
+        None => {
+            return Err(Status::invalid_argument("an end says neither success, failure nor interruption"));
+        }
     };
     Ok(NewEnd { token: needed_token(given.token)?, points: points(given.points)?, outcome })
 }

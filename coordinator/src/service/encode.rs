@@ -12,16 +12,13 @@ use crate::store::Token;
 use crate::store::ops::{Lost, Verdict};
 use crate::store::reads::{SweepDetails, TrialDetails};
 use crate::store::rows::{
-    AssignmentRow, AttemptRow, ConfigurationRow, EventRow, OutcomeRow, PointRow, SweepRow, SweepState, TrialView,
-    WorkerRow, class, from_json, to_u32,
+    AssignmentRow, AttemptRow, ConfigurationRow, EventRow, OutcomeRow, PointRow, SweepRow, SweepState,
+    TrialView, WorkerRow, class, from_json, to_u32,
 };
 use crate::trial::{FailureClass, Millis};
 
 pub(super) fn timestamp(at: Millis) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: at.div_euclid(1_000),
-        nanos: (at.rem_euclid(1_000) * 1_000_000) as i32,
-    }
+    prost_types::Timestamp { seconds: at.div_euclid(1_000), nanos: (at.rem_euclid(1_000) * 1_000_000) as i32 }
 }
 
 fn count(value: i64) -> u64 {
@@ -239,10 +236,7 @@ pub(super) fn configuration(
         diverged,
         failed: with("failed") - diverged,
         objective: Some(statistic(Statistic::of(&scores))),
-        metrics: values
-            .into_iter()
-            .map(|(name, values)| (name, statistic(Statistic::of(&values))))
-            .collect(),
+        metrics: values.into_iter().map(|(name, values)| (name, statistic(Statistic::of(&values)))).collect(),
     })
 }
 

@@ -58,10 +58,7 @@ impl Sweeps for Service {
 
     type WatchStream = ReceiverStream<Result<v1::WatchResponse, Status>>;
 
-    async fn watch(
-        &self,
-        request: Request<v1::WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         let sweep = decode::name("sweep", request.sweep)?;
         let row = self.store.read(&FindSweep { sweep }).await?;
@@ -147,10 +144,7 @@ impl Sweeps for Service {
         Ok(Response::new(v1::CancelResponse { sweep: Some(encode::sweep(row)?) }))
     }
 
-    async fn pause(
-        &self,
-        request: Request<v1::PauseRequest>,
-    ) -> Result<Response<v1::PauseResponse>, Status> {
+    async fn pause(&self, request: Request<v1::PauseRequest>) -> Result<Response<v1::PauseResponse>, Status> {
         let sweep = decode::name("sweep", request.into_inner().sweep)?;
         let row = self.store.write(Pause { sweep }).await?;
         Ok(Response::new(v1::PauseResponse { sweep: Some(encode::sweep(row)?) }))
@@ -188,9 +182,8 @@ impl Service {
             changes.mark_unchanged();
             let rows = self.store.read(&Events { sweep, after, limit: WATCH_BATCH }).await?;
             let is_full = rows.len() == WATCH_BATCH as usize;
-            let is_over = rows
-                .iter()
-                .any(|row| row.kind == "ended" || (row.kind == "cancelled" && row.trial == 0));
+            let is_over =
+                rows.iter().any(|row| row.kind == "ended" || (row.kind == "cancelled" && row.trial == 0));
             if let Some(last) = rows.last() {
                 after = last.seq;
                 let events = rows.into_iter().map(encode::event).collect::<Result<_, _>>()?;

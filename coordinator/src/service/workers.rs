@@ -39,10 +39,7 @@ impl Workers for Service {
         }))
     }
 
-    async fn lease(
-        &self,
-        request: Request<v1::LeaseRequest>,
-    ) -> Result<Response<v1::LeaseResponse>, Status> {
+    async fn lease(&self, request: Request<v1::LeaseRequest>) -> Result<Response<v1::LeaseResponse>, Status> {
         let request = request.into_inner();
         let lease = Lease {
             worker: decode::worker_id(request.worker_id)?,
@@ -56,10 +53,7 @@ impl Workers for Service {
         Ok(Response::new(v1::LeaseResponse { assignments }))
     }
 
-    async fn renew(
-        &self,
-        request: Request<v1::RenewRequest>,
-    ) -> Result<Response<v1::RenewResponse>, Status> {
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let request = request.into_inner();
         let renew = Renew {
             worker: decode::worker_id(request.worker_id)?,
@@ -101,10 +95,7 @@ impl Workers for Service {
         }))
     }
 
-    async fn drain(
-        &self,
-        request: Request<v1::DrainRequest>,
-    ) -> Result<Response<v1::DrainResponse>, Status> {
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
         let worker = decode::worker_id(request.into_inner().worker_id)?;
         tracing::info!(%worker, "worker drains");
         self.store.write(Drain { worker }).await?;

@@ -31,11 +31,8 @@ pub trait Op: Send + Sync + 'static {
     type Output: Send + 'static;
 
     /// Does the work. It may be run again from the start when the transaction has to be repeated.
-    fn run<T: Tx>(
-        &self,
-        tx: &mut T,
-        now: Millis,
-    ) -> impl Future<Output = Result<Self::Output, Error>> + Send;
+    fn run<T: Tx>(&self, tx: &mut T, now: Millis)
+    -> impl Future<Output = Result<Self::Output, Error>> + Send;
 
     /// Whether this outcome may be what a lease or a watch is waiting for.
     fn wakes(_output: &Self::Output) -> bool {

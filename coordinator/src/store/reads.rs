@@ -193,8 +193,7 @@ impl Op for Results {
     async fn run<T: Tx>(&self, tx: &mut T, _now: Millis) -> Result<ResultsPage, Error> {
         let sweep = sweeps::resolve(tx, &self.sweep).await?;
         let after = i64::try_from(self.after).unwrap_or(i64::MAX);
-        let configurations =
-            sweeps::configurations(tx, sweep.number, after, i64::from(self.limit)).await?;
+        let configurations = sweeps::configurations(tx, sweep.number, after, i64::from(self.limit)).await?;
         let outcomes = match (configurations.first(), configurations.last()) {
             (Some(first), Some(last)) => {
                 trials::outcomes(tx, sweep.number, first.number, last.number).await?

@@ -363,10 +363,8 @@ pub fn class(
     row: impl ToString,
     name: Option<&str>,
 ) -> Result<Option<FailureClass>, Error> {
-    name.map(|name| {
-        FailureClass::from_name(name).ok_or_else(|| corrupt(table, row, format!("class {name}")))
-    })
-    .transpose()
+    name.map(|name| FailureClass::from_name(name).ok_or_else(|| corrupt(table, row, format!("class {name}"))))
+        .transpose()
 }
 
 /// A JSON column.

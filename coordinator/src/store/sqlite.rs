@@ -50,12 +50,12 @@ impl Sqlite {
             .foreign_keys(true)
             .busy_timeout(BUSY);
         let mut connection =
-            SqliteConnection::connect_with(&options.clone().create_if_missing(true)).await.map_err(|error| {
-                match error.as_database_error().and_then(|e| e.code()).as_deref() {
+            SqliteConnection::connect_with(&options.clone().create_if_missing(true)).await.map_err(
+                |error| match error.as_database_error().and_then(|e| e.code()).as_deref() {
                     Some("26") => OpenError::Foreign("something else than tables".to_owned()),
                     _ => OpenError::Connect(error),
-                }
-            })?;
+                },
+            )?;
         migrate(&mut connection).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)

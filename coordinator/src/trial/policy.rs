@@ -62,8 +62,10 @@ pub(super) fn after_interruption(
     let end = End { how: How::Interrupted(cause), message };
     let taken = Trial { interruptions, ..trial.clone() };
     if interruptions >= MAX_INTERRUPTIONS {
-        let message =
-            format!("{interruptions} attempts were taken away or lost their worker; the last: {}", end.message);
+        let message = format!(
+            "{interruptions} attempts were taken away or lost their worker; the last: {}",
+            end.message
+        );
         let state = State::Failed { class: FailureClass::BadNode, message, at: now };
         (Trial { state, ..taken }, Event::Failed { end })
     } else {

@@ -69,10 +69,9 @@ fn lease_takes_queued_trials_only() {
                 assert_eq!(after.state, State::Running { worker: worker("b") });
                 assert_eq!((after.failures, after.interruptions), (1, 0));
             }
-            other => assert_eq!(
-                outcome.unwrap_err(),
-                Rejected::Illegal { state: other.name(), command: "lease" }
-            ),
+            other => {
+                assert_eq!(outcome.unwrap_err(), Rejected::Illegal { state: other.name(), command: "lease" })
+            }
         }
     }
 }
@@ -153,11 +152,9 @@ fn failures_are_retried_until_attempts_are_spent() {
 #[test]
 fn backoff_grows_to_its_bound_and_is_the_same_each_time() {
     let wait = |failures, id| {
-        let before =
-            Trial { failures, id: TrialId(id), ..trial(State::Running { worker: worker("a") }) };
+        let before = Trial { failures, id: TrialId(id), ..trial(State::Running { worker: worker("a") }) };
         let generous = Policy { max_attempts: 100, ..policy() };
-        let fail =
-            Command::Fail { by: by("a", 2), class: FailureClass::CodeError, message: String::new() };
+        let fail = Command::Fail { by: by("a", 2), class: FailureClass::CodeError, message: String::new() };
         match apply(&before, &generous, fail, NOW).unwrap().0.state {
             State::Queued { not_before } => not_before - NOW,
             other => panic!("{other:?}"),

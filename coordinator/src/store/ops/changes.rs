@@ -8,7 +8,9 @@ use crate::store::rows::{EventRow, SweepRow, SweepState, TrialChange, TrialRow};
 use crate::store::sql::trials::{AttemptEnd, Token};
 use crate::store::sql::{history, sweeps, trials};
 use crate::store::tx::Tx;
-use crate::trial::{self, Command, Event, FailureClass, How, Millis, Policy, Rejected, State, Trial, TrialId};
+use crate::trial::{
+    self, Command, Event, FailureClass, How, Millis, Policy, Rejected, State, Trial, TrialId,
+};
 
 /// Rows in one statement.
 const BATCH: usize = 2_000;
@@ -92,12 +94,7 @@ impl Changes {
     }
 
     /// Gives a trial a command.
-    pub(super) fn step(
-        &mut self,
-        id: TrialId,
-        command: Command,
-        details: Details,
-    ) -> Result<Event, Refused> {
+    pub(super) fn step(&mut self, id: TrialId, command: Command, details: Details) -> Result<Event, Refused> {
         let moved = self.trials.get_mut(&id).ok_or(Refused::NoTrial(id))?;
         let Some((sweep, policy)) = self.sweeps.get_mut(&moved.sweep) else {
             return Err(Refused::NoTrial(id));

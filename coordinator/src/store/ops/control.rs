@@ -67,12 +67,7 @@ impl Op for Resume {
     }
 }
 
-async fn switch<T: Tx>(
-    tx: &mut T,
-    wanted: &str,
-    target: SweepState,
-    now: Millis,
-) -> Result<SweepRow, Error> {
+async fn switch<T: Tx>(tx: &mut T, wanted: &str, target: SweepState, now: Millis) -> Result<SweepRow, Error> {
     let mut row = lock(tx, wanted).await?;
     let (wanted, event) = match target {
         SweepState::Paused => ("paused", "paused"),

@@ -43,8 +43,7 @@ impl Op for Reap {
         let mut attempts = 0;
         for lease in trials::lock_leases(tx, &ids).await?.iter().filter(|lease| lease.until < before) {
             let command = Command::Expire { attempt: to_u32(lease.attempt) };
-            attempts +=
-                u64::from(changes.step(TrialId(lease.trial), command, Details::default()).is_ok());
+            attempts += u64::from(changes.step(TrialId(lease.trial), command, Details::default()).is_ok());
         }
         changes.write(tx).await?;
         Ok(Reaped { attempts, workers, is_full: expired.len() as i64 == BATCH })

@@ -11,7 +11,8 @@ const BY_KEY: Sql = locking!("SELECT * FROM sweep WHERE key = $1");
 const BY_ID: Sql = Sql::both("SELECT * FROM sweep WHERE id = $1");
 const NEWEST: Sql = Sql::both("SELECT * FROM sweep ORDER BY number DESC LIMIT 1");
 const BY_NAME: Sql = Sql::both("SELECT * FROM sweep WHERE name = $1 ORDER BY number DESC LIMIT 1");
-const BY_PREFIX: Sql = Sql::both("SELECT * FROM sweep WHERE substr(id, 1, length($1)) = $1 ORDER BY id LIMIT 5");
+const BY_PREFIX: Sql =
+    Sql::both("SELECT * FROM sweep WHERE substr(id, 1, length($1)) = $1 ORDER BY id LIMIT 5");
 const LIST: Sql = Sql::both("SELECT * FROM sweep ORDER BY number DESC LIMIT $1");
 
 const LOCK: Sql = Sql {
@@ -24,7 +25,8 @@ const LOCK: Sql = Sql {
 /// Without a lock, for who only wants to know.
 const PEEK: Sql = Sql {
     sqlite: LOCK.sqlite,
-    postgres: "SELECT * FROM sweep
+    postgres:
+        "SELECT * FROM sweep
                 WHERE number = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint)) ORDER BY number",
 };
 
@@ -66,11 +68,13 @@ const UPDATE: Sql = Sql::both(
 );
 
 const INSERT_CONFIGURATIONS: Sql = Sql {
-    sqlite: "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs)
+    sqlite:
+        "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs)
              SELECT $1, value ->> 'number', value ->> 'stage', value ->> 'block', value ->> 'hash',
                     value ->> 'settings_json', value ->> 'recipe_json', value ->> 'epochs'
                FROM json_each($2)",
-    postgres: "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs)
+    postgres:
+        "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs)
                SELECT $1, x.*
                  FROM json_to_recordset($2::json) AS x(number bigint, stage text, block text, hash text,
                                                        settings_json text, recipe_json text, epochs bigint)",
@@ -81,9 +85,11 @@ const CONFIGURATIONS: Sql = Sql::both(
 );
 
 const FAILURES: Sql = Sql::both(
-    "SELECT t.class AS class, count(*) AS trials,
-            (SELECT f.message FROM trial f WHERE f.id = min(t.id)) AS example
-       FROM trial t WHERE t.sweep = $1 AND t.state = 'failed' GROUP BY t.class ORDER BY 2 DESC, 1",
+    "SELECT x.class AS class, x.trials AS trials, t.message AS example
+       FROM (SELECT class, count(*) AS trials, min(id) AS first FROM trial
+              WHERE sweep = $1 AND state = 'failed' GROUP BY class) x
+       JOIN trial t ON t.id = x.first
+      ORDER BY x.trials DESC, x.class",
 );
 
 /// A sweep to be written.

@@ -89,7 +89,8 @@ const INSERT_LEASES: Sql = Sql {
 };
 const LOCK_LEASES: Sql = Sql {
     sqlite: "SELECT * FROM lease WHERE trial IN (SELECT value FROM json_each($1)) ORDER BY trial",
-    postgres: "SELECT * FROM lease WHERE trial = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
+    postgres:
+        "SELECT * FROM lease WHERE trial = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
                 ORDER BY trial FOR NO KEY UPDATE",
 };
 const RENEW_LEASES: Sql = Sql {
@@ -124,14 +125,16 @@ const END_ATTEMPTS: Sql = Sql {
                FROM json_each($1) x
               WHERE attempt.trial = x.value ->> 'trial' AND attempt.number = x.value ->> 'attempt'
                 AND attempt.how IS NULL",
-    postgres: "UPDATE attempt a SET ended = $2, how = x.how, class = x.class, message = x.message, digest = x.digest
+    postgres:
+        "UPDATE attempt a SET ended = $2, how = x.how, class = x.class, message = x.message, digest = x.digest
                  FROM json_to_recordset($1::json)
                       AS x(trial bigint, attempt bigint, how text, class text, message text, digest text)
                 WHERE a.trial = x.trial AND a.number = x.attempt AND a.how IS NULL",
 };
 const ATTEMPTS: Sql = Sql {
     sqlite: "SELECT * FROM attempt WHERE trial IN (SELECT value FROM json_each($1)) ORDER BY trial, number",
-    postgres: "SELECT * FROM attempt WHERE trial = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
+    postgres:
+        "SELECT * FROM attempt WHERE trial = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
                 ORDER BY trial, number",
 };
 

@@ -41,8 +41,7 @@ pub(in crate::store) async fn register<T: Tx>(
     worker: Announcement<'_>,
     now: Millis,
 ) -> Result<WorkerRow, Error> {
-    let args =
-        args![worker.id, worker.instance, worker.name, worker.capabilities_json, worker.slots, now];
+    let args = args![worker.id, worker.instance, worker.name, worker.capabilities_json, worker.slots, now];
     tx.fetch_one(REGISTER, args).await?.ok_or(Error::Conflict("worker"))
 }
 
@@ -56,11 +55,7 @@ pub(in crate::store) async fn touch<T: Tx>(
     row.ok_or_else(|| Error::NoWorker(worker.0.clone()))
 }
 
-pub(in crate::store) async fn drain<T: Tx>(
-    tx: &mut T,
-    worker: &WorkerId,
-    now: Millis,
-) -> Result<(), Error> {
+pub(in crate::store) async fn drain<T: Tx>(tx: &mut T, worker: &WorkerId, now: Millis) -> Result<(), Error> {
     match tx.execute(DRAIN, args![worker.0.as_str(), now]).await? {
         0 => Err(Error::NoWorker(worker.0.clone())),
         _ => Ok(()),
