@@ -85,15 +85,31 @@ fn find(name: &str) -> Option<&'static Key> {
 pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     match nearest(name, known) {
         Some(near) => format!("unknown {what} `{name}`: did you mean `{near}`?"),
-        None => format!("unknown {what} `{name}`: there are {}", list(known)),
+        None => format!("unknown {what} `{name}`: use {}", join(known, "or")),
     }
 }
+
+/// Names that other programs give to our keys; no distance between spellings finds them.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("learning_rate", "lr"),
+    ("base_lr", "lr"),
+    ("weight_decay", "wd"),
+    ("dataset", "task"),
+    ("model", "backbone"),
+    ("num_tokens", "prompt_length"),
+    ("num_epochs", "epochs"),
+    ("seed", "replicates"),
+    ("seeds", "replicates"),
+];
 
 /// The known name that `name` was probably meant to be.
 pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     // Names beyond this length are no misspellings, and the distance takes quadratic time.
     if name.len() > 64 {
         return None;
+    }
+    if let Some((_, ours)) = SYNONYMS.iter().find(|(theirs, ours)| *theirs == name && known.contains(ours)) {
+        return Some(ours);
     }
     let distances = known.iter().map(|known| (strsim::damerau_levenshtein(name, known), *known));
     let (distance, near) = distances.min_by_key(|(distance, _)| *distance)?;
@@ -103,11 +119,15 @@ pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 
 /// "`a`", "`a` and `b`", "`a`, `b` and `c`".
 pub(crate) fn list(names: &[&str]) -> String {
+    join(names, "and")
+}
+
+fn join(names: &[&str], last_word: &str) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     match quoted.split_last() {
         None => "none".to_owned(),
         Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        Some((last, rest)) => format!("{} {last_word} {last}", rest.join(", ")),
     }
 }
 
@@ -120,6 +140,7 @@ mod tests {
         let known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
         assert_eq!(nearest("prompt_lenght", &known), Some("prompt_length"));
         assert_eq!(nearest("Lr", &known), Some("lr"));
+        assert_eq!(nearest("weight_decay", &known), Some("wd"));
         assert_eq!(nearest("dropout_of_prompts", &known), None);
         assert_eq!(nearest(&"lr".repeat(100), &known), None);
     }

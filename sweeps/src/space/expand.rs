@@ -234,15 +234,18 @@ fn report(
     let (key, field) = (error.key.as_str(), error.field.as_deref());
     let wants_key = error.fault == Fault::Key;
     let dims = || block?.dims.iter().find_map(|dim| dim.find(key, point, wants_key));
+    let in_dims = dims().is_some();
     let set = || block?.set.find(key, field, wants_key);
     let place = include
         .and_then(|layer| layer.find(key, field, wants_key))
         .or_else(dims)
         .or_else(set)
         .or_else(|| space.base.find(key, field, wants_key));
+    // An axis points at its whole value, so the message says which part of it is meant.
+    let part = field.filter(|_| in_dims).map_or(String::new(), |field| format!("`{field}` "));
     let message = match block.and_then(|block| block.name.as_deref()) {
-        Some(name) => format!("{} (in block `{name}`)", error.message),
-        None => error.message.clone(),
+        Some(name) => format!("{part}{} (in block `{name}`)", error.message),
+        None => format!("{part}{}", error.message),
     };
     match place {
         Some(place) => problems.error(place.at, &place.path, message),

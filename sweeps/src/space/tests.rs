@@ -20,7 +20,8 @@ fn refused(text: &str) -> String {
 
 /// The values of `key` over the configurations, as JSON, in order.
 fn column(spec: &Spec, key: &str) -> Vec<String> {
-    let value = |c: Configuration| c.settings.get(key).map_or("-".to_owned(), |value| value.canonical().unwrap());
+    let value =
+        |c: Configuration| c.settings.get(key).map_or("-".to_owned(), |value| value.canonical().unwrap());
     spec.configurations().map(value).collect()
 }
 
@@ -32,7 +33,10 @@ fn the_documented_study_counts_right() {
     // 144 + 96 + 144 − 24 excluded + 1 included.
     assert_eq!((stage.configurations, stage.trials), (361, 1083));
     assert_eq!(stage.blocks, [("shallow".into(), 120), ("deep".into(), 96), ("gated".into(), 144)]);
-    assert_eq!(plan.warnings, ["include[0]: its `lr` is used as written: `scaled_by` is for the axis that carries it"]);
+    assert_eq!(
+        plan.warnings,
+        ["include[0]: its `lr` is used as written: `scaled_by` is for the axis that carries it"]
+    );
     assert_eq!(
         spec.axes,
         ["task", "lr", "wd", "prompt_length", "method", "insertion_depth", "prompted_blocks", "gate_init"]
@@ -68,7 +72,8 @@ fn settings_keep_what_was_written_and_recipes_what_is_trained() {
 
 #[test]
 fn the_last_axis_varies_fastest_and_zips_walk_together() {
-    let text = format!("{BASE}axes: {{epochs: {{values: [20, 30]}}}}\nzip: [{{wd: [0, 1], batch_size: [8, 16]}}]\n");
+    let text =
+        format!("{BASE}axes: {{epochs: {{values: [20, 30]}}}}\nzip: [{{wd: [0, 1], batch_size: [8, 16]}}]\n");
     let spec = spec(&text);
     assert_eq!(column(&spec, "epochs"), ["20", "20", "30", "30"]);
     assert_eq!(column(&spec, "wd"), ["0", "1", "0", "1"]);
@@ -104,7 +109,9 @@ fn the_same_configuration_is_run_once() {
 
 #[test]
 fn exclude_compares_values_not_spellings_and_sees_base_and_block() {
-    let text = format!("{BASE}axes: {{wd: {{values: [0, 1, 2]}}}}\nexclude: [{{wd: 1.0, lr: 1, task: t}}, {{wd: 7}}]\n");
+    let text = format!(
+        "{BASE}axes: {{wd: {{values: [0, 1, 2]}}}}\nexclude: [{{wd: 1.0, lr: 1, task: t}}, {{wd: 7}}]\n"
+    );
     let spec = spec(&text);
     assert_eq!(column(&spec, "wd"), ["0", "2"]);
     assert_eq!(spec.warnings, ["exclude[1] (line 5): matches no configuration"]);
@@ -120,7 +127,8 @@ fn trials_are_every_configuration_with_every_seed_once() {
     let spec = spec(STUDY);
     let trials = spec.trials();
     assert_eq!(trials.len(), spec.trial_count());
-    let distinct: HashSet<(usize, i64)> = trials.iter().map(|trial| (trial.configuration, trial.seed)).collect();
+    let distinct: HashSet<(usize, i64)> =
+        trials.iter().map(|trial| (trial.configuration, trial.seed)).collect();
     assert_eq!(distinct.len(), 1083);
     assert!(distinct.iter().all(|(configuration, seed)| *configuration < 361 && (0..3).contains(seed)));
 }
@@ -128,7 +136,9 @@ fn trials_are_every_configuration_with_every_seed_once() {
 #[test]
 fn the_order_is_that_of_the_file_or_of_the_seed() {
     let with = |order: &str| {
-        let text = format!("{BASE}axes: {{wd: {{range: {{min: 0, max: 9, num: 10}}}}}}\nreplicates: {{seeds: [5, 3]}}\n{order}");
+        let text = format!(
+            "{BASE}axes: {{wd: {{range: {{min: 0, max: 9, num: 10}}}}}}\nreplicates: {{seeds: [5, 3]}}\n{order}"
+        );
         spec(&text).trials().iter().map(|trial| (trial.configuration, trial.seed)).collect::<Vec<_>>()
     };
     let written = with("search: {order: as_written}\n");
@@ -192,10 +202,14 @@ fn a_space_beyond_the_bound_is_refused_by_arithmetic() {
     let most = "axes: {wd: {range: {min: 0, max: 1, num: 9223372036854775807}}, lr: {range: {min: 0, max: 1, num: 9223372036854775807}}}\n";
     assert!(refused(&format!("{}{most}", BASE.replace(", lr: 1", ""))).contains("asks for far more trials"));
     let seeds: Vec<String> = (0..1001).map(|seed| seed.to_string()).collect();
-    let seeded = format!("{BASE}axes: {{wd: {{range: {{min: 0, max: 1, num: 1000}}}}}}\nreplicates: {{seeds: [{}]}}\n", seeds.join(", "));
+    let seeded = format!(
+        "{BASE}axes: {{wd: {{range: {{min: 0, max: 1, num: 1000}}}}}}\nreplicates: {{seeds: [{}]}}\n",
+        seeds.join(", ")
+    );
     assert!(refused(&seeded).contains("asks for 1001000 trials"));
     let entries = vec!["{wd: 3}"; 1_100].join(", ");
-    let excluded = format!("{BASE}axes: {{wd: {{range: {{min: 0, max: 1, num: 100000}}}}}}\nexclude: [{entries}]\n");
+    let excluded =
+        format!("{BASE}axes: {{wd: {{range: {{min: 0, max: 1, num: 100000}}}}}}\nexclude: [{entries}]\n");
     assert!(refused(&excluded).contains("1100 entries against 100000 configurations are too many"));
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Problems<'a> {
     file: &'a str,
     overrides: &'a [String],
     found: Vec<(Mark, SpecError)>,
-    seen: HashSet<(Mark, String)>,
+    seen: HashSet<(Mark, String, String)>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -30,7 +30,7 @@ impl<'a> Problems<'a> {
     /// Notes a mistake; one that was noted already at the same place is dropped.
     pub(crate) fn error(&mut self, at: Mark, path: &str, message: impl Into<String>) {
         let message = message.into();
-        if self.is_full() || !self.seen.insert((at, message.clone())) {
+        if self.is_full() || !self.seen.insert((at, path.to_owned(), message.clone())) {
             return;
         }
         let text = (at.source as usize).checked_sub(1).and_then(|index| self.overrides.get(index));
@@ -125,7 +125,7 @@ impl<'n> Field<'n> {
     pub(super) fn list(&self, what: &str, problems: &mut Problems<'_>) -> Option<Vec<Field<'n>>> {
         match &self.node.kind {
             Kind::List(items) if items.is_empty() => {
-                self.error(problems, "is an empty list: leave the key out or write something into it");
+                self.error(problems, "is an empty list: write something into it, or leave the key out");
                 None
             }
             Kind::List(items) => Some(
@@ -207,7 +207,7 @@ impl<'n> Field<'n> {
         let choice = choices.iter().find(|(name, _)| *name == found);
         if choice.is_none() {
             let last = self.path.rsplit('.').next().unwrap_or_default();
-            let what = last.split('[').next().unwrap_or_default();
+            let what = if last.ends_with(']') { "value" } else { last };
             self.error(problems, recipe::unknown(what, found, &names));
         }
         choice.map(|(_, choice)| *choice)

@@ -111,11 +111,7 @@ fn top<'n>(root: &'n Node, problems: &mut Problems<'_>) -> Option<Section<'n>> {
         if LATER_KEYS.contains(&key) {
             problems.error(entry.at, key, "is not supported by this version: leave it out");
         } else if recipe::is_key(key) {
-            problems.error(
-                entry.at,
-                key,
-                format!("is a parameter of trials: write it under `base` or `axes` ({key})"),
-            );
+            problems.error(entry.at, key, "is a parameter of trials: write it under `base` or `axes`");
         } else if !KEYS.contains(&key) {
             problems.error(entry.at, key, recipe::unknown("key", key, KEYS));
         }

@@ -1,0 +1,148 @@
+//! What people get to read when a sweep file is wrong: the place, the mistake, the mend.
+
+use std::fmt::Write;
+
+use sweeps::Spec;
+
+const HEAD: &str = "version: 1\nname: t\n";
+const BASE: &str = "base: {backbone: vit_b16, task: vtab/dtd, method: vpt_deep, prompt_length: 5, lr: 0.5}\n";
+
+/// What is wrong, and the file after its head; `!` leaves the head out.
+const FILES: &[(&str, &str)] = &[
+    ("empty file", "!"),
+    ("not a map", "!- version\n"),
+    ("not YAML", "axes: {lr: [1, 2\nbase: x\n"),
+    ("tabs", "axes:\n\tlr: 1\n"),
+    ("duplicate key", "priority: 1\npriority: 2\n"),
+    ("merge key", "base: &b {lr: 1}\naxes:\n  <<: *b\n"),
+    ("two documents", "---\nversion: 1\n"),
+    ("no version, no name", "!kind: sweep\n"),
+    ("wrong version", "!version: 2\nname: t\n"),
+    ("wrong kind", "kind: experiment\n"),
+    ("name that is a path", "!version: 1\nname: ../t\n"),
+    ("misspelled key", "objectiv: {metric: val/top1}\n"),
+    ("parameter at the top", "lr: 0.5\n"),
+    (
+        "keys of later versions",
+        "stages: []\nearly_stop: {rule: asha}\nresources: {gpu: 1}\ncheckpoint: {}\nreuse: never\n",
+    ),
+    ("sampler of a later version", "search: {sampler: tpe}\n"),
+    ("unknown sampler", "search: {sampler: gird}\n"),
+    ("random without trials", "search: {sampler: random}\n"),
+    ("grid with trials", "search: {trials: 5}\n"),
+    ("choosing on test images", "objective: {metric: test/top1}\n"),
+    ("choosing on a cost", "objective: {metric: seconds/gpu}\n"),
+    (
+        "misspelled metric",
+        "objective: {metric: val/top2, goal: max}\nreport: [test/top1, test/top1, seconds/gup]\n",
+    ),
+    ("label that is a list", "labels: {paper: [1]}\n"),
+    ("seeds twice, and one that is none", "replicates: {seeds: [0, 1, 0, -1, '2']}\n"),
+    ("no seeds", "replicates: {seeds: []}\n"),
+    (
+        "durations",
+        "limits: {trial_timeout: 3 hours, max_running: 0}\nretry: {backoff: {first: 30, max: 90d}}\n",
+    ),
+    ("backoff that shrinks", "retry: {backoff: {first: 1m, max: 30s, factor: 0.5}, never: [diverge]}\n"),
+    ("unknown parameter", "base: {batchsize: 64}\n"),
+    ("list as an axis", "axes: {lr: [1, 2]}\n"),
+    ("axis with neither values nor range", "axes: {lr: {vals: [1, 2]}}\n"),
+    ("empty values", "axes: {lr: {values: []}}\n"),
+    ("axis that nobody knows", "axes: {learning_rate: {values: [1]}}\n"),
+    (
+        "scaling of another axis",
+        "axes: {wd: {values: [1], scaled_by: batch_size/256}, lr: {values: [1], scaled_by: epochs}}\n",
+    ),
+    ("range upside down", "axes: {lr: {range: {min: 2, max: 1, num: 3}}}\n"),
+    ("log range from zero", "axes: {lr: {range: {min: 0, max: 1, num: 3, scale: log}}}\n"),
+    ("grid range without num", "axes: {lr: {range: {min: 0, max: 1}}}\n"),
+    ("range with num and step", "axes: {lr: {range: {min: 0, max: 1, num: 3, step: 0.5}}}\n"),
+    ("steps that miss the end", "axes: {lr: {range: {min: 0, max: 1, step: 0.3}}}\n"),
+    (
+        "integer range",
+        "axes: {prompt_length: {range: {min: 1, max: 3, num: 10, type: int}}, epochs: {range: {min: 0.5, max: 3, num: 2, type: int}}}\n",
+    ),
+    ("infinite end", "axes: {lr: {range: {min: 0, max: .inf, num: 3}}}\n"),
+    ("zip of unequal lengths", "zip:\n  - lr: [1, 2, 3]\n    wd: [0, 1]\n"),
+    ("zip of one key", "zip: [{lr: [1, 2]}]\n"),
+    ("axis and zip of one key", "axes: {lr: {values: [1]}}\nzip:\n  - lr: [1, 2]\n    wd: [0, 1]\n"),
+    ("block without a name", "blocks: [{set: {method: linear}}]\n"),
+    (
+        "two blocks of one name",
+        "blocks:\n  - {name: a, set: {method: linear}}\n  - {name: a, set: {method: gated}}\n",
+    ),
+    ("block that sets an axis", "axes: {lr: {values: [1]}}\nblocks:\n  - {name: a, set: {lr: 2}}\n"),
+    (
+        "key that the method does not read",
+        "base: {backbone: b, task: t, lr: 1}\naxes: {prompt_length: {values: [5, 10]}}\nblocks:\n  - {name: lin, set: {method: linear}}\n  - {name: deep, set: {method: vpt_deep}}\n",
+    ),
+    (
+        "key in base that a block's method does not read",
+        "base: {backbone: b, task: t, lr: 1, gate_init: 5}\nblocks:\n  - {name: lin, set: {method: linear}}\n",
+    ),
+    ("quoted number on an axis", "BASE\naxes: {wd: {values: [0.1, '0.01']}}\n"),
+    ("value out of range", "BASE\naxes: {prompt_dropout: {values: [0, 0.5, 1]}}\n"),
+    ("depth beyond the backbone", "BASE\naxes: {insertion_depth: {values: [0, 11, 12]}}\n"),
+    (
+        "prompts beyond the last block",
+        "BASE\naxes: {insertion_depth: {values: [0, 6]}, prompted_blocks: {values: [6, 7]}}\n",
+    ),
+    (
+        "wrong optimizer",
+        "base: {backbone: b, task: t, method: linear, lr: 1, optimizer: {name: sgd, beta1: 0.9}}\n",
+    ),
+    (
+        "warm-up longer than training",
+        "BASE\naxes: {epochs: {values: [5, 20]}, schedule: {values: [{name: cosine, warmup_epochs: 10}]}}\n",
+    ),
+    (
+        "nothing sets the learning rate",
+        "base: {backbone: b, task: t}\nblocks: [{name: lin, set: {method: linear}}]\n",
+    ),
+    (
+        "include that is incomplete",
+        "base: {backbone: b, task: t, method: linear}\ninclude:\n  - {lr: 1}\n  - {wd: 1}\n",
+    ),
+    ("exclude that empties a block", "BASE\naxes: {wd: {values: [0, 1]}}\nexclude: [{wd: 0}, {wd: 1}]\n"),
+    ("exclude of an unknown key", "BASE\nexclude: [{weight_decay: 0}]\n"),
+    ("task that leaves its folder", "base: {backbone: b, task: ../../etc, method: linear, lr: 1}\n"),
+    (
+        "test set to something else",
+        "base: {backbone: b, task: t, method: linear, lr: 1, split: {test: no such}}\n",
+    ),
+];
+
+#[test]
+fn messages() {
+    let mut out = String::new();
+    for (what, text) in FILES {
+        let text = match text.strip_prefix('!') {
+            Some(whole) => whole.to_owned(),
+            None => format!("{HEAD}{}", text.replace("BASE\n", BASE)),
+        };
+        let errors = Spec::parse("sweep.yaml", &text, &[]).map(|_| ()).expect_err(what);
+        writeln!(out, "# {what}\n{errors}\n").unwrap();
+    }
+    insta::assert_snapshot!(out);
+}
+
+#[test]
+fn a_wrong_override_is_shown_as_such() {
+    let text = format!("{HEAD}{BASE}axes: {{wd: {{range: {{min: 0, max: 1, num: 3}}}}}}\n");
+    let overrides = ["axes.wd.range.num=many".to_owned(), "search.order=backwards".to_owned()];
+    let errors = Spec::parse("sweep.yaml", &text, &overrides).unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "--set axes.wd.range.num=many:1:1: axes.wd.range.num: must be an integer >= 2, found the string \"many\"\n\
+         --set search.order=backwards:1:1: search.order: unknown order `backwards`: use `shuffled` or `as_written`"
+    );
+    let fine = Spec::parse("sweep.yaml", &text, &["axes.wd.range.num=5".to_owned()]).unwrap();
+    assert_eq!(fine.configuration_count(), 5);
+}
+
+#[test]
+fn a_file_full_of_mistakes_shows_the_first_of_them() {
+    let keys: String = (0..1_000).map(|i| format!("key{i}: 1\n")).collect();
+    let errors = Spec::parse("sweep.yaml", &format!("{HEAD}{keys}"), &[]).unwrap_err();
+    assert_eq!(errors.errors().len(), 50);
+}
