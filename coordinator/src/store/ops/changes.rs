@@ -28,6 +28,8 @@ pub(super) enum Refused {
 pub(super) struct Changes {
     now: Millis,
     sweeps: BTreeMap<i64, (SweepRow, Policy)>,
+    /// As they were.
+    untouched: Vec<SweepRow>,
     trials: BTreeMap<TrialId, Moved>,
     dropped: Vec<Token>,
     ended: Vec<AttemptEnd>,
@@ -51,12 +53,21 @@ pub(super) struct Details {
 impl Changes {
     /// Of trials in these sweeps, which are locked.
     pub(super) fn new(sweeps: Vec<SweepRow>, now: Millis) -> Result<Self, Error> {
+        let untouched = sweeps.clone();
         let sweeps = sweeps
             .into_iter()
             .map(|row| Ok((row.number, (row.clone(), row.policy()?))))
             .collect::<Result<_, Error>>()?;
         let trials = BTreeMap::new();
-        Ok(Self { now, sweeps, trials, dropped: Vec::new(), ended: Vec::new(), events: Vec::new() })
+        Ok(Self {
+            now,
+            sweeps,
+            untouched,
+            trials,
+            dropped: Vec::new(),
+            ended: Vec::new(),
+            events: Vec::new(),
+        })
     }
 
     /// Locks the trials with these ids, and their sweeps before them.
@@ -236,7 +247,7 @@ impl Changes {
         for events in self.events.chunks(BATCH) {
             history::insert_events(tx, events).await?;
         }
-        for (row, _) in self.sweeps.values() {
+        for (row, _) in self.sweeps.values().filter(|(row, _)| !self.untouched.contains(row)) {
             sweeps::update(tx, row).await?;
         }
         Ok(())

@@ -68,7 +68,7 @@ impl Op for Resume {
 }
 
 async fn switch<T: Tx>(tx: &mut T, wanted: &str, target: SweepState, now: Millis) -> Result<SweepRow, Error> {
-    let mut row = lock(tx, wanted).await?;
+    let row = lock(tx, wanted).await?;
     let (wanted, event) = match target {
         SweepState::Paused => ("paused", "paused"),
         _ => ("resumed", "resumed"),
@@ -81,10 +81,11 @@ async fn switch<T: Tx>(tx: &mut T, wanted: &str, target: SweepState, now: Millis
         _ => {}
     }
     let number = row.number;
+    let mut changes = Changes::new(vec![row], now)?;
+    let row = changes.sweep(number)?;
     row.state = target.name().to_owned();
     row.paused_because.clear();
     row.failures = 0;
-    let mut changes = Changes::new(vec![row], now)?;
     changes.event(sweep_event(number, event));
     changes.write(tx).await?;
     reload(tx, number).await
