@@ -1,1 +1,113 @@
-fn main() {}
+//! `coordinator`: arguments, log and exit code; the rest is in the library.
+
+mod cli;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use coordinator::server::{self, Options, ServerError};
+use coordinator::service::Token;
+use coordinator::store::{Clock, OpenError, Store};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli::Cli { command: cli::Command::Serve(arguments) } = cli::Cli::parse();
+    start_log(arguments.log_format);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    match runtime.block_on(serve(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn serve(arguments: cli::Serve) -> anyhow::Result<()> {
+    let options = Options {
+        token: token(arguments.token_file.as_deref())?,
+        lease_ttl: arguments.lease_ttl,
+        lease_grace: arguments.lease_grace,
+    };
+    let listener = server::bind(arguments.listen, &options).await?;
+    let address = listener.local_addr().context("the listener has no address")?;
+    let store = Store::open(&arguments.database_url, Clock::System).await?;
+    if let Some(path) = &arguments.address_file {
+        write_address(path, &address.to_string())?;
+    }
+    tracing::info!(%address, "listening");
+    let shutdown = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(shutdown.clone()));
+    server::serve(listener, store, options, shutdown).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn token(file: Option<&Path>) -> anyhow::Result<Option<Token>> {
+    let (text, source) = match file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path);
+            let text = text.with_context(|| format!("token file {} cannot be read", path.display()))?;
+            (text, format!("token file {}", path.display()))
+        }
+        None => match std::env::var("SWEEP_TOKEN") {
+            Ok(text) => (text, "SWEEP_TOKEN".to_owned()),
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(error) => return Err(error).context("SWEEP_TOKEN cannot be read"),
+        },
+    };
+    Token::new(&text).with_context(|| format!("{source} is empty")).map(Some)
+}
+
+/// Writes the file whole: who waits for it never reads half an address.
+fn write_address(path: &Path, address: &str) -> anyhow::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    std::fs::write(&partial, address)
+        .and_then(|()| std::fs::rename(&partial, path))
+        .with_context(|| format!("address file {} cannot be written", path.display()))
+}
+
+async fn cancel_on_signal(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM cannot be handled");
+            return;
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!("stopping");
+    shutdown.cancel();
+}
+
+fn start_log(format: cli::LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        cli::LogFormat::Pretty => log.init(),
+        cli::LogFormat::Json => log.json().init(),
+    }
+}
+
+/// One line on stderr, and the documented code.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    use std::io::Write;
+    // Nobody is left to be told when stderr is closed.
+    let _ = writeln!(std::io::stderr(), "coordinator: {error:#}");
+    let code = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(ServerError::NoToken(_)), _) => 2,
+        (Some(ServerError::Bind { .. }), _) => 3,
+        (_, Some(OpenError::Url(_))) => 2,
+        (_, Some(_)) => 4,
+        _ => 1,
+    };
+    ExitCode::from(code)
+}

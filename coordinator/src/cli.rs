@@ -1,0 +1,103 @@
+//! The command line of `coordinator`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// What `--help` says about how the program ends.
+const EXIT_CODES: &str = "\
+Environment:
+  SWEEP_TOKEN  the token that every call must carry; needed unless only this machine can call
+
+Exit codes:
+  0  stopped by SIGTERM or SIGINT
+  1  broke off
+  2  wrong arguments, or no token on an address that other machines can reach
+  3  the address cannot be listened on, for example because the port is in use
+  4  the database cannot be used: away, in use by another coordinator, newer than this program, or not ours";
+
+/// Owns the sweeps: queues trials, leases them to workers, keeps what they report.
+#[derive(Debug, Parser)]
+#[command(name = "coordinator", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve people and workers.
+    #[command(after_help = EXIT_CODES)]
+    Serve(Serve),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Address and port; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:7741", env = "SWEEP_LISTEN")]
+    pub(crate) listen: SocketAddr,
+    /// sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME
+    #[arg(long, default_value = "sqlite:promptsweep.db", env = "SWEEP_DATABASE_URL", hide_env_values = true)]
+    pub(crate) database_url: String,
+    /// File that holds the token, instead of SWEEP_TOKEN
+    #[arg(long, value_name = "PATH")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// How long a lease holds without being renewed
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "TIME")]
+    pub(crate) lease_ttl: Duration,
+    /// How long after that an attempt is given up
+    #[arg(long, default_value = "15s", value_parser = duration, value_name = "TIME")]
+    pub(crate) lease_grace: Duration,
+    /// Form of the log on stderr
+    #[arg(long, value_enum, default_value_t = LogFormat::Pretty)]
+    pub(crate) log_format: LogFormat,
+    /// Write the address that is listened on to this file
+    #[arg(long, value_name = "PATH")]
+    pub(crate) address_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    Pretty,
+    Json,
+}
+
+/// A whole number and a unit: `500ms`, `60s`, `5m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        _ => return Err("write a whole number and ms, s or m, such as 60s".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "write a number before the unit, such as 60s".to_owned())?;
+    match number.checked_mul(millis) {
+        Some(total @ 100..=86_400_000) => Ok(Duration::from_millis(total)),
+        _ => Err("must be from 100ms to 24 hours (1440m)".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        for wrong in ["", "5", "s", "-5s", "1h", "1ms", "9999999m", "99999999999999999999s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Requests, checked and bounded.
+
+use std::collections::HashMap;
+
+use proto::v1;
+use tonic::Status;
+
+use crate::offer::{Backbone, Device, Offer, Task};
+use crate::store::Token;
+use crate::store::ops::{NewEnd, Outcome, Point, Progress};
+use crate::sweep_file::File;
+use crate::trial::{Cause, FailureClass, TrialId, WorkerId};
+
+/// Bytes of a sweep file.
+const MAX_FILE: usize = 1 << 20;
+/// Bytes of any name, id or key.
+const MAX_NAME: usize = 256;
+/// Bytes kept of a failure's message.
+const MAX_MESSAGE: usize = 8 << 10;
+/// Entries of a list of a worker's call.
+const MAX_ENTRIES: usize = 10_000;
+const MAX_OVERRIDES: usize = 1_000;
+const MAX_OVERRIDE: usize = 4 << 10;
+const MAX_SLOTS: u32 = 1_024;
+
+pub(super) fn name(field: &str, text: String) -> Result<String, Status> {
+    if text.is_empty() {
+        return Err(Status::invalid_argument(format!("{field} is empty")));
+    }
+    optional_name(field, text)
+}
+
+pub(super) fn optional_name(field: &str, text: String) -> Result<String, Status> {
+    if text.len() > MAX_NAME {
+        return Err(Status::resource_exhausted(format!("{field} is longer than {MAX_NAME} bytes")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Status::invalid_argument(format!("{field} holds a control character")));
+    }
+    Ok(text)
+}
+
+pub(super) fn worker_id(text: String) -> Result<WorkerId, Status> {
+    name("worker_id", text).map(WorkerId)
+}
+
+/// `limit`, or `default` for 0; refused above `max`.
+pub(super) fn limit(given: u32, default: u32, max: u32) -> Result<u32, Status> {
+    match given {
+        0 => Ok(default),
+        given if given > max => Err(Status::resource_exhausted(format!("limit {given} is above {max}"))),
+        given => Ok(given),
+    }
+}
+
+fn bounded<V>(field: &str, list: &[V], max: usize) -> Result<(), Status> {
+    if list.len() > max {
+        let message = format!("{field} has {} entries, at most {max} are allowed", list.len());
+        return Err(Status::resource_exhausted(message));
+    }
+    Ok(())
+}
+
+pub(super) fn file(request: v1::SubmitRequest) -> Result<File, Status> {
+    if request.file.len() > MAX_FILE {
+        let message =
+            format!("the sweep file has {} bytes, at most {MAX_FILE} are allowed", request.file.len());
+        return Err(Status::resource_exhausted(message));
+    }
+    bounded("overrides", &request.overrides, MAX_OVERRIDES)?;
+    if request.overrides.iter().any(|text| text.len() > MAX_OVERRIDE || text.contains('\0')) {
+        let message = format!("an override is longer than {MAX_OVERRIDE} bytes or holds a NUL");
+        return Err(Status::resource_exhausted(message));
+    }
+    if request.file.contains('\0') {
+        return Err(Status::invalid_argument("the sweep file holds a NUL: it is no text"));
+    }
+    let provenance = request.provenance.unwrap_or_default();
+    Ok(File {
+        text: request.file,
+        overrides: request.overrides,
+        key: optional_name("key", request.key)?,
+        client_version: optional_name("provenance.client_version", provenance.client_version)?,
+        git_commit: optional_name("provenance.git_commit", provenance.git_commit)?,
+        git_dirty: provenance.git_dirty,
+    })
+}
+
+/// A worker's name as part of its id: letters, digits, `.`, `_` and `-`.
+pub(super) fn worker_name(text: String) -> Result<String, Status> {
+    let text = name("name", text)?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if text.len() > 64 || !text.chars().all(is_plain) {
+        let message = format!("name `{text}` must be at most 64 letters, digits, `.`, `_` or `-`");
+        return Err(Status::invalid_argument(message));
+    }
+    Ok(text)
+}
+
+pub(super) fn slots(slots: u32) -> Result<u32, Status> {
+    match slots {
+        1..=MAX_SLOTS => Ok(slots),
+        _ => Err(Status::invalid_argument(format!("slots is {slots}; 1 to {MAX_SLOTS} are allowed"))),
+    }
+}
+
+pub(super) fn offer(given: v1::Capabilities) -> Result<Offer, Status> {
+    bounded("capabilities.backbones", &given.backbones, MAX_ENTRIES)?;
+    bounded("capabilities.tasks", &given.tasks, MAX_ENTRIES)?;
+    bounded("capabilities.methods", &given.methods, MAX_ENTRIES)?;
+    bounded("capabilities.devices", &given.devices, MAX_ENTRIES)?;
+    let backbone = |given: v1::Backbone| {
+        Ok(Backbone {
+            name: name("backbone.name", given.name)?,
+            sha256: optional_name("backbone.sha256", given.sha256)?,
+            depth: given.depth,
+            dim: given.dim,
+        })
+    };
+    let task = |given: v1::Task| {
+        bounded("task.splits", &given.splits, MAX_ENTRIES)?;
+        let splits = given.splits.into_iter().map(|split| name("task.splits", split));
+        Ok(Task {
+            name: name("task.name", given.name)?,
+            classes: given.classes,
+            splits: splits.collect::<Result<_, Status>>()?,
+        })
+    };
+    let device = |given: v1::Device| {
+        Ok(Device {
+            kind: optional_name("device.kind", given.kind)?,
+            name: optional_name("device.name", given.name)?,
+            memory_bytes: given.memory_bytes,
+        })
+    };
+    let methods = given.methods.into_iter().map(|method| name("capabilities.methods", method));
+    Ok(Offer {
+        backbones: given.backbones.into_iter().map(backbone).collect::<Result<_, Status>>()?,
+        tasks: given.tasks.into_iter().map(task).collect::<Result<_, Status>>()?,
+        methods: methods.collect::<Result<_, Status>>()?,
+        devices: given.devices.into_iter().map(device).collect::<Result<_, Status>>()?,
+        libtorch_version: optional_name("libtorch_version", given.libtorch_version)?,
+        worker_version: optional_name("worker_version", given.worker_version)?,
+    })
+}
+
+pub(super) fn tokens(given: Vec<v1::Token>) -> Result<Vec<Token>, Status> {
+    bounded("tokens", &given, MAX_ENTRIES)?;
+    Ok(given.iter().map(token).collect())
+}
+
+fn token(given: &v1::Token) -> Token {
+    Token { trial: TrialId(given.trial_id), attempt: given.attempt }
+}
+
+fn needed_token(given: Option<v1::Token>) -> Result<Token, Status> {
+    given.as_ref().map(token).ok_or_else(|| Status::invalid_argument("token is missing"))
+}
+
+fn points(given: Vec<v1::Point>) -> Result<Vec<Point>, Status> {
+    bounded("points", &given, MAX_ENTRIES)?;
+    let point = |given: v1::Point| {
+        if given.epoch == 0 {
+            return Err(Status::invalid_argument(format!("point `{}`: epochs count from 1", given.name)));
+        }
+        Ok(Point { name: name("point.name", given.name)?, epoch: given.epoch, value: given.value })
+    };
+    given.into_iter().map(point).collect()
+}
+
+pub(super) fn progress(given: Vec<v1::Progress>) -> Result<Vec<Progress>, Status> {
+    bounded("progress", &given, MAX_ENTRIES)?;
+    let one = |given: v1::Progress| {
+        Ok(Progress { token: needed_token(given.token)?, points: points(given.points)? })
+    };
+    given.into_iter().map(one).collect()
+}
+
+pub(super) fn ends(given: Vec<v1::End>) -> Result<Vec<NewEnd>, Status> {
+    bounded("ends", &given, MAX_ENTRIES)?;
+    given.into_iter().map(end).collect()
+}
+
+fn end(given: v1::End) -> Result<NewEnd, Status> {
+    use v1::end::How;
+    let outcome = match given.how {
+        Some(How::Success(success)) => Outcome::Success { metrics: metrics(success.metrics)? },
+        Some(How::Failure(failure)) => {
+            let class = failure_class(failure.class())
+                .ok_or_else(|| Status::invalid_argument("failure.class is missing or unknown"))?;
+            Outcome::Failure { class, message: message(failure.message) }
+        }
+        Some(How::Interruption(interruption)) => {
+            let cause = match interruption.cause.as_str() {
+                "preempted" => Cause::Preempted,
+                "drained" => Cause::Drained,
+                other => {
+                    let text = format!("interruption.cause `{other}` is neither preempted nor drained");
+                    return Err(Status::invalid_argument(text));
+                }
+            };
+            Outcome::Interruption { cause, message: message(interruption.message) }
+        }
+        None => {
+            return Err(Status::invalid_argument("an end says neither success, failure nor interruption"));
+        }
+    };
+    Ok(NewEnd { token: needed_token(given.token)?, points: points(given.points)?, outcome })
+}
+
+fn metrics(given: HashMap<String, f64>) -> Result<std::collections::BTreeMap<String, f64>, Status> {
+    if given.len() > MAX_ENTRIES {
+        return Err(Status::resource_exhausted(format!("metrics has more than {MAX_ENTRIES} entries")));
+    }
+    given.into_iter().map(|(key, value)| Ok((name("metric", key)?, value))).collect()
+}
+
+/// A message's beginning, without what a database cannot hold.
+fn message(text: String) -> String {
+    let mut text = text.replace('\0', "\u{fffd}");
+    if text.len() > MAX_MESSAGE {
+        text.truncate(text.floor_char_boundary(MAX_MESSAGE));
+        text.push('…');
+    }
+    text
+}
+
+fn failure_class(given: v1::FailureClass) -> Option<FailureClass> {
+    use v1::FailureClass as C;
+    Some(match given {
+        C::Unspecified => return None,
+        C::InvalidConfig => FailureClass::InvalidConfig,
+        C::CodeError => FailureClass::CodeError,
+        C::Diverged => FailureClass::Diverged,
+        C::CudaOom => FailureClass::CudaOom,
+        C::HostOom => FailureClass::HostOom,
+        C::Timeout => FailureClass::Timeout,
+        C::BadData => FailureClass::BadData,
+        C::BadNode => FailureClass::BadNode,
+    })
+}
+
+/// The name in the database of a state to be listed; `None` for one that no trial is in yet.
+pub(super) fn trial_state(given: i32) -> Result<Option<&'static str>, Status> {
+    use v1::TrialState as S;
+    match S::try_from(given) {
+        Ok(S::Queued) => Ok(Some("queued")),
+        Ok(S::Running) => Ok(Some("running")),
+        Ok(S::Succeeded) => Ok(Some("succeeded")),
+        Ok(S::Failed) => Ok(Some("failed")),
+        Ok(S::Cancelled) => Ok(Some("cancelled")),
+        Ok(S::Waiting | S::Stopped) => Ok(None),
+        Ok(S::Unspecified) | Err(_) => Err(Status::invalid_argument(format!("unknown trial state {given}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_cut_at_characters() {
+        let long = message("é".repeat(MAX_MESSAGE));
+        assert!(long.len() <= MAX_MESSAGE + "…".len() && long.ends_with("é…"));
+        assert_eq!(message("a\0b".to_owned()), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        assert!(name("x", String::new()).is_err());
+        assert!(name("x", "a".repeat(MAX_NAME + 1)).is_err());
+        assert!(name("x", "a\nb".to_owned()).is_err());
+        assert!(worker_name("gpu 1".to_owned()).is_err());
+        assert!(worker_name("gpu-1.lab".to_owned()).is_ok());
+    }
+}

@@ -1,0 +1,313 @@
+//! Rows as messages.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proto::v1;
+use tonic::Status;
+
+use crate::offer::Offer;
+use crate::score::{At, Goal, Objective, Statistic};
+use crate::store::Error;
+use crate::store::Token;
+use crate::store::ops::{Lost, Verdict};
+use crate::store::reads::{SweepDetails, TrialDetails};
+use crate::store::rows::{
+    AssignmentRow, AttemptRow, ConfigurationRow, EventRow, OutcomeRow, PointRow, SweepRow, SweepState,
+    TrialView, WorkerRow, class, from_json, to_u32,
+};
+use crate::trial::{FailureClass, Millis};
+
+pub(super) fn timestamp(at: Millis) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: at.div_euclid(1_000), nanos: (at.rem_euclid(1_000) * 1_000_000) as i32 }
+}
+
+fn count(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or_default()
+}
+
+pub(super) fn objective(given: Objective) -> v1::Objective {
+    let goal = match given.goal {
+        Goal::Maximize => "maximize",
+        Goal::Minimize => "minimize",
+    };
+    let at = match given.at {
+        At::Last => "last",
+        At::Best => "best",
+    };
+    v1::Objective { metric: given.metric, goal: goal.to_owned(), at: at.to_owned() }
+}
+
+pub(super) fn sweep(row: SweepRow) -> Result<v1::Sweep, Status> {
+    let state = match row.state()? {
+        SweepState::Active => v1::SweepState::Active,
+        SweepState::Paused => v1::SweepState::Paused,
+        SweepState::Ended => v1::SweepState::Ended,
+        SweepState::Cancelled => v1::SweepState::Cancelled,
+    };
+    Ok(v1::Sweep {
+        objective: Some(objective(row.objective()?)),
+        labels: from_json("sweep", &row.id, &row.labels_json)?,
+        report: from_json("sweep", &row.id, &row.report_json)?,
+        axes: from_json("sweep", &row.id, &row.axes_json)?,
+        id: row.id,
+        name: row.name,
+        project: row.project,
+        state: state.into(),
+        created: Some(timestamp(row.created)),
+        configurations: count(row.configurations),
+        counts: Some(v1::Counts {
+            waiting: 0,
+            queued: count(row.queued),
+            running: count(row.running),
+            succeeded: count(row.succeeded),
+            stopped: 0,
+            failed: count(row.failed),
+            cancelled: count(row.cancelled),
+        }),
+        last_seq: count(row.last_seq),
+        priority: i32::try_from(row.priority).unwrap_or_default(),
+        paused_because: row.paused_because,
+    })
+}
+
+pub(super) fn details(details: SweepDetails) -> Result<v1::GetResponse, Status> {
+    let mut failures = Vec::new();
+    for row in details.failures {
+        failures.push(v1::FailureCount {
+            class: failure(class("trial", "failures", Some(&row.class))?).into(),
+            trials: count(row.trials),
+            example: row.example.unwrap_or_default(),
+        });
+    }
+    let unserved = details.unserved.into_iter().map(|row| v1::Unserved {
+        trials: count(row.trials),
+        backbone: row.need.backbone,
+        task: row.need.task,
+        method: row.need.method,
+        reasons: row.reasons,
+    });
+    let mut response = v1::GetResponse { failures, unserved: unserved.collect(), ..Default::default() };
+    if let Some(source) = details.source {
+        response.overrides = from_json("source", &details.sweep.id, &source.overrides_json)?;
+        response.file = source.file;
+        response.provenance = Some(v1::Provenance {
+            client_version: source.client_version,
+            git_commit: source.git_commit,
+            git_dirty: source.git_dirty != 0,
+        });
+    }
+    response.sweep = Some(sweep(details.sweep)?);
+    Ok(response)
+}
+
+fn failure(given: Option<FailureClass>) -> v1::FailureClass {
+    use v1::FailureClass as C;
+    match given {
+        None => C::Unspecified,
+        Some(FailureClass::InvalidConfig) => C::InvalidConfig,
+        Some(FailureClass::CodeError) => C::CodeError,
+        Some(FailureClass::Diverged) => C::Diverged,
+        Some(FailureClass::CudaOom) => C::CudaOom,
+        Some(FailureClass::HostOom) => C::HostOom,
+        Some(FailureClass::Timeout) => C::Timeout,
+        Some(FailureClass::BadData) => C::BadData,
+        Some(FailureClass::BadNode) => C::BadNode,
+    }
+}
+
+/// Metrics as stored: null is a value that was not finite.
+fn metrics(table: &'static str, row: i64, json: Option<&str>) -> Result<HashMap<String, f64>, Error> {
+    let Some(json) = json else { return Ok(HashMap::new()) };
+    let metrics: HashMap<String, Option<f64>> = from_json(table, row, json)?;
+    Ok(metrics.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
+}
+
+pub(super) fn event(row: EventRow) -> Result<v1::Event, Error> {
+    use v1::EventKind as K;
+    let kind = match row.kind.as_str() {
+        "submitted" => K::Submitted,
+        "leased" => K::Leased,
+        "reported" => K::Reported,
+        "succeeded" => K::Succeeded,
+        "failed" => K::Failed,
+        "requeued" => K::Requeued,
+        "cancelled" => K::Cancelled,
+        "paused" => K::Paused,
+        "resumed" => K::Resumed,
+        "ended" => K::Ended,
+        _ => K::Unspecified,
+    };
+    Ok(v1::Event {
+        seq: count(row.seq),
+        at: Some(timestamp(row.at)),
+        kind: kind.into(),
+        trial_id: row.trial,
+        attempt: to_u32(row.attempt),
+        epoch: to_u32(row.epoch),
+        metrics: metrics("event", row.seq, row.metrics_json.as_deref())?,
+        failure: failure(class("event", row.seq, row.class.as_deref())?).into(),
+        worker: row.worker,
+        message: row.message,
+    })
+}
+
+pub(super) fn trial(row: TrialView) -> Result<v1::Trial, Error> {
+    use v1::TrialState as S;
+    let state = match row.state.as_str() {
+        "queued" => S::Queued,
+        "running" => S::Running,
+        "succeeded" => S::Succeeded,
+        "failed" => S::Failed,
+        "cancelled" => S::Cancelled,
+        _ => S::Unspecified,
+    };
+    Ok(v1::Trial {
+        id: row.id,
+        metrics: metrics("result", row.id, row.metrics_json.as_deref())?,
+        failure: failure(class("trial", row.id, row.class.as_deref())?).into(),
+        sweep_id: row.sweep_id,
+        stage: row.stage,
+        block: row.block,
+        config_hash: row.hash,
+        seed: row.seed,
+        settings_json: row.settings_json,
+        state: state.into(),
+        attempt: to_u32(row.attempt),
+        worker: row.worker.unwrap_or_default(),
+        objective: row.objective,
+        message: row.message.unwrap_or_default(),
+        epoch: to_u32(row.epoch),
+        epochs: to_u32(row.epochs),
+        started: row.started.map(timestamp),
+        ended: row.ended.map(timestamp),
+    })
+}
+
+pub(super) fn trial_details(details: TrialDetails) -> Result<v1::GetTrialResponse, Error> {
+    let point = |row: PointRow| v1::Point {
+        name: row.name,
+        epoch: to_u32(row.epoch),
+        value: row.value.unwrap_or(f64::NAN),
+    };
+    Ok(v1::GetTrialResponse {
+        trial: Some(trial(details.trial)?),
+        attempts: details.attempts.into_iter().map(attempt).collect::<Result<_, _>>()?,
+        points: details.points.into_iter().map(point).collect(),
+        recipe_json: details.recipe_json,
+    })
+}
+
+fn attempt(row: AttemptRow) -> Result<v1::Attempt, Error> {
+    Ok(v1::Attempt {
+        failure: failure(class("attempt", row.trial, row.class.as_deref())?).into(),
+        number: to_u32(row.number),
+        worker: row.worker,
+        started: Some(timestamp(row.started)),
+        ended: row.ended.map(timestamp),
+        end: row.how.unwrap_or_else(|| "running".to_owned()),
+        message: row.message.unwrap_or_default(),
+    })
+}
+
+/// A configuration with the statistics of its trials, which are `outcomes`.
+pub(super) fn configuration(
+    row: ConfigurationRow,
+    outcomes: &[OutcomeRow],
+) -> Result<v1::Configuration, Error> {
+    let with = |state: &str| outcomes.iter().filter(|row| row.state == state).count() as u32;
+    let diverged = outcomes.iter().filter(|row| row.class.as_deref() == Some("diverged")).count() as u32;
+    let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for outcome in outcomes {
+        for (name, value) in metrics("result", row.number, outcome.metrics_json.as_deref())? {
+            if value.is_finite() {
+                values.entry(name).or_default().push(value);
+            }
+        }
+    }
+    let scores: Vec<f64> = outcomes.iter().filter_map(|row| row.objective).collect();
+    Ok(v1::Configuration {
+        number: count(row.number),
+        config_hash: row.hash,
+        stage: row.stage,
+        block: row.block,
+        settings_json: row.settings_json,
+        trials: outcomes.len() as u32,
+        succeeded: with("succeeded"),
+        diverged,
+        failed: with("failed") - diverged,
+        objective: Some(statistic(Statistic::of(&scores))),
+        metrics: values.into_iter().map(|(name, values)| (name, statistic(Statistic::of(&values)))).collect(),
+    })
+}
+
+fn statistic(given: Statistic) -> v1::Statistic {
+    v1::Statistic { mean: given.mean, std: given.std, n: given.n }
+}
+
+pub(super) fn worker((row, running): (WorkerRow, i64)) -> Result<v1::Worker, Error> {
+    Ok(v1::Worker {
+        capabilities: Some(capabilities(row.offer()?)),
+        id: row.id,
+        name: row.name,
+        registered: Some(timestamp(row.registered)),
+        last_seen: Some(timestamp(row.last_seen)),
+        state: row.state,
+        slots: to_u32(row.slots),
+        running: to_u32(running),
+    })
+}
+
+fn capabilities(offer: Offer) -> v1::Capabilities {
+    let backbone = |given: crate::offer::Backbone| v1::Backbone {
+        name: given.name,
+        sha256: given.sha256,
+        depth: given.depth,
+        dim: given.dim,
+    };
+    let task = |given: crate::offer::Task| v1::Task {
+        name: given.name,
+        classes: given.classes,
+        splits: given.splits,
+    };
+    let device = |given: crate::offer::Device| v1::Device {
+        kind: given.kind,
+        name: given.name,
+        memory_bytes: given.memory_bytes,
+    };
+    v1::Capabilities {
+        backbones: offer.backbones.into_iter().map(backbone).collect(),
+        tasks: offer.tasks.into_iter().map(task).collect(),
+        methods: offer.methods,
+        devices: offer.devices.into_iter().map(device).collect(),
+        libtorch_version: offer.libtorch_version,
+        worker_version: offer.worker_version,
+    }
+}
+
+pub(super) fn assignment(row: AssignmentRow) -> v1::Assignment {
+    v1::Assignment {
+        trial_id: row.trial,
+        attempt: to_u32(row.attempt),
+        sweep_id: row.sweep_id,
+        recipe_json: row.recipe_json,
+        seed: row.seed,
+        timeout_ms: row.timeout_ms.map_or(0, count),
+    }
+}
+
+pub(super) fn token(token: Token) -> v1::Token {
+    v1::Token { trial_id: token.trial.0, attempt: token.attempt }
+}
+
+pub(super) fn lost(lost: Lost) -> v1::Lost {
+    v1::Lost { token: Some(token(lost.token)), reason: lost.reason }
+}
+
+pub(super) fn verdict(given: Token, verdict: Verdict) -> v1::Verdict {
+    use v1::verdict::Outcome;
+    let (outcome, reason) = match verdict {
+        Verdict::Accepted { reason } => (Outcome::Accepted, reason),
+        Verdict::Fenced { reason } => (Outcome::Fenced, reason),
+    };
+    v1::Verdict { token: Some(token(given)), outcome: outcome.into(), reason }
+}

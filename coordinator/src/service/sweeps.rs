@@ -1,0 +1,230 @@
+//! The service `Sweeps`.
+
+use prost::Message;
+use proto::v1;
+use proto::v1::sweeps_server::Sweeps;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{POLL, Service, decode, encode};
+use crate::store::ops::{Cancel, Pause, Resume, Submit};
+use crate::store::reads::{
+    Events, FindSweep, GetSweep, GetTrial, ListSweeps, ListWorkers, LiveOffers, Results, Trials,
+};
+use crate::store::rows::{OutcomeRow, SweepState};
+use crate::sweep_file;
+use crate::trial::TrialId;
+
+/// Events in one message of a watch.
+const WATCH_BATCH: u32 = 500;
+/// Bytes after which a page ends early: clients refuse messages of more than 4 MiB unless told otherwise.
+const PAGE_BYTES: usize = 3 << 20;
+
+#[tonic::async_trait]
+impl Sweeps for Service {
+    async fn submit(
+        &self,
+        request: Request<v1::SubmitRequest>,
+    ) -> Result<Response<v1::SubmitResponse>, Status> {
+        let file = decode::file(request.into_inner())?;
+        let offers = self.store.read(&LiveOffers).await?;
+        let expanded = tokio::task::spawn_blocking(move || sweep_file::expand(file, &offers)).await;
+        let expanded = expanded.map_err(|_| Status::internal("reading the sweep file broke off"))?;
+        let (sweep, warnings) = expanded?;
+        let (row, created) = self.store.write(Submit { sweep }).await?;
+        tracing::info!(sweep = row.id, name = row.name, trials = row.trials, created, "sweep submitted");
+        Ok(Response::new(v1::SubmitResponse {
+            sweep_id: row.id,
+            created,
+            configurations: row.configurations as u64,
+            trials: row.trials as u64,
+            warnings,
+        }))
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        let sweep = decode::name("sweep", request.into_inner().sweep)?;
+        let details = self.store.read(&GetSweep { sweep }).await?;
+        Ok(Response::new(encode::details(details)?))
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+        let limit = decode::limit(request.into_inner().limit, 100, 1_000)?;
+        let rows = self.store.read(&ListSweeps { limit }).await?;
+        let sweeps = rows.into_iter().map(encode::sweep).collect::<Result<_, _>>()?;
+        Ok(Response::new(v1::ListResponse { sweeps }))
+    }
+
+    type WatchStream = ReceiverStream<Result<v1::WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let sweep = decode::name("sweep", request.sweep)?;
+        let row = self.store.read(&FindSweep { sweep }).await?;
+        let after = i64::try_from(request.after_seq).unwrap_or(i64::MAX);
+        let (sender, receiver) = mpsc::channel(4);
+        let is_over = matches!(row.state()?, SweepState::Ended | SweepState::Cancelled);
+        if !is_over || after < row.last_seq {
+            let service = self.clone();
+            tokio::spawn(async move {
+                if let Err(status) = service.send_events(row.number, after, &sender).await {
+                    // The watcher may be gone already.
+                    let _ = sender.send(Err(status)).await;
+                }
+            });
+        }
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn trials(
+        &self,
+        request: Request<v1::TrialsRequest>,
+    ) -> Result<Response<v1::TrialsResponse>, Status> {
+        let request = request.into_inner();
+        let wanted = request.states.iter().map(|state| decode::trial_state(*state));
+        let wanted: Vec<_> = wanted.collect::<Result<_, _>>()?;
+        let states: Vec<_> = wanted.iter().copied().flatten().collect();
+        let limit = decode::limit(request.limit, 1_000, 10_000)?;
+        let sweep = decode::name("sweep", request.sweep)?;
+        let trials = Trials { sweep, after: request.after, states, limit };
+        // Only states that no trial is ever in were asked for.
+        let none = !wanted.is_empty() && trials.states.is_empty();
+        let rows = if none { Vec::new() } else { self.store.read(&trials).await? };
+        let trials = rows.into_iter().map(encode::trial).collect::<Result<_, _>>()?;
+        let (trials, is_last) = page(trials, limit);
+        let next_after = trials.last().map_or(0, |trial| if is_last { 0 } else { trial.id });
+        Ok(Response::new(v1::TrialsResponse { trials, next_after }))
+    }
+
+    async fn get_trial(
+        &self,
+        request: Request<v1::GetTrialRequest>,
+    ) -> Result<Response<v1::GetTrialResponse>, Status> {
+        let trial = TrialId(request.into_inner().trial_id);
+        let details = self.store.read(&GetTrial { trial }).await?;
+        Ok(Response::new(encode::trial_details(details)?))
+    }
+
+    async fn results(
+        &self,
+        request: Request<v1::ResultsRequest>,
+    ) -> Result<Response<v1::ResultsResponse>, Status> {
+        let request = request.into_inner();
+        let limit = decode::limit(request.limit, 10_000, 100_000)?;
+        let sweep = decode::name("sweep", request.sweep)?;
+        let results = self.store.read(&Results { sweep, after: request.after, limit }).await?;
+        let row = &results.sweep;
+        let mut response = v1::ResultsResponse {
+            objective: Some(encode::objective(row.objective()?)),
+            report: crate::store::rows::from_json("sweep", &row.id, &row.report_json)?,
+            axes: crate::store::rows::from_json("sweep", &row.id, &row.axes_json)?,
+            ..Default::default()
+        };
+        let mut outcomes = results.outcomes.as_slice();
+        let mut configurations = Vec::with_capacity(results.configurations.len());
+        for row in results.configurations {
+            let (own, rest) = outcomes_of(row.number, outcomes);
+            outcomes = rest;
+            configurations.push(encode::configuration(row, own)?);
+        }
+        let (configurations, is_last) = page(configurations, limit);
+        response.next_after = configurations.last().map_or(0, |row| if is_last { 0 } else { row.number });
+        response.configurations = configurations;
+        Ok(Response::new(response))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<v1::CancelRequest>,
+    ) -> Result<Response<v1::CancelResponse>, Status> {
+        let sweep = decode::name("sweep", request.into_inner().sweep)?;
+        let row = self.store.write(Cancel { sweep }).await?;
+        tracing::info!(sweep = row.id, "sweep cancelled");
+        Ok(Response::new(v1::CancelResponse { sweep: Some(encode::sweep(row)?) }))
+    }
+
+    async fn pause(&self, request: Request<v1::PauseRequest>) -> Result<Response<v1::PauseResponse>, Status> {
+        let sweep = decode::name("sweep", request.into_inner().sweep)?;
+        let row = self.store.write(Pause { sweep }).await?;
+        Ok(Response::new(v1::PauseResponse { sweep: Some(encode::sweep(row)?) }))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<v1::ResumeRequest>,
+    ) -> Result<Response<v1::ResumeResponse>, Status> {
+        let sweep = decode::name("sweep", request.into_inner().sweep)?;
+        let row = self.store.write(Resume { sweep }).await?;
+        Ok(Response::new(v1::ResumeResponse { sweep: Some(encode::sweep(row)?) }))
+    }
+
+    async fn list_workers(
+        &self,
+        _request: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let rows = self.store.read(&ListWorkers).await?;
+        let workers = rows.into_iter().map(encode::worker).collect::<Result<_, _>>()?;
+        Ok(Response::new(v1::ListWorkersResponse { workers }))
+    }
+}
+
+impl Service {
+    /// Sends events until the sweep is over, the watcher is gone, or the coordinator stops.
+    async fn send_events(
+        &self,
+        sweep: i64,
+        mut after: i64,
+        sender: &mpsc::Sender<Result<v1::WatchResponse, Status>>,
+    ) -> Result<(), Status> {
+        let mut changes = self.store.changes();
+        loop {
+            changes.mark_unchanged();
+            let rows = self.store.read(&Events { sweep, after, limit: WATCH_BATCH }).await?;
+            let is_full = rows.len() == WATCH_BATCH as usize;
+            let is_over =
+                rows.iter().any(|row| row.kind == "ended" || (row.kind == "cancelled" && row.trial == 0));
+            if let Some(last) = rows.last() {
+                after = last.seq;
+                let events = rows.into_iter().map(encode::event).collect::<Result<_, _>>()?;
+                if sender.send(Ok(v1::WatchResponse { events })).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if is_over {
+                return Ok(());
+            }
+            if is_full {
+                continue;
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(POLL) => {}
+                () = sender.closed() => return Ok(()),
+                () = self.shutdown.cancelled() => {
+                    return Err(Status::unavailable(format!("the coordinator stops; watch again after {after}")));
+                }
+            }
+        }
+    }
+}
+
+/// As many entries as a message should hold, and whether they are the last.
+fn page<M: Message>(mut entries: Vec<M>, limit: u32) -> (Vec<M>, bool) {
+    let is_last = entries.len() < limit as usize;
+    let mut bytes = 0;
+    let fits = entries.iter().take_while(|entry| {
+        bytes += entry.encoded_len();
+        bytes <= PAGE_BYTES
+    });
+    let fitting = fits.count().max(1);
+    let is_cut = fitting < entries.len();
+    entries.truncate(fitting);
+    (entries, is_last && !is_cut)
+}
+
+/// Splits off the outcomes of one configuration; they are in the order of configurations.
+fn outcomes_of(number: i64, outcomes: &[OutcomeRow]) -> (&[OutcomeRow], &[OutcomeRow]) {
+    let end = outcomes.iter().position(|row| row.config != number).unwrap_or(outcomes.len());
+    outcomes.split_at(end)
+}

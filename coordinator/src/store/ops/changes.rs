@@ -1,0 +1,284 @@
+//! What a transaction is about to change: every step of a trial goes through here, so that its row, its lease, its
+//! attempt, the sweep's counters and the sweep's events always move together.
+
+use std::collections::BTreeMap;
+
+use crate::store::error::Error;
+use crate::store::rows::{EventRow, SweepRow, SweepState, TrialChange, TrialRow};
+use crate::store::sql::trials::{AttemptEnd, Token};
+use crate::store::sql::{history, sweeps, trials};
+use crate::store::tx::Tx;
+use crate::trial::{
+    self, Command, Event, FailureClass, How, Millis, Policy, Rejected, State, Trial, TrialId,
+};
+
+/// Rows in one statement.
+const BATCH: usize = 2_000;
+
+/// Why a step was not made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("there is no trial {0}")]
+    NoTrial(TrialId),
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+}
+
+#[derive(Debug)]
+pub(super) struct Changes {
+    now: Millis,
+    sweeps: BTreeMap<i64, (SweepRow, Policy)>,
+    /// As they were.
+    untouched: Vec<SweepRow>,
+    trials: BTreeMap<TrialId, Moved>,
+    dropped: Vec<Token>,
+    ended: Vec<AttemptEnd>,
+    events: Vec<EventRow>,
+}
+
+#[derive(Debug)]
+struct Moved {
+    sweep: i64,
+    before: Trial,
+    after: Trial,
+}
+
+/// What an event of a trial says besides its kind.
+#[derive(Debug, Default)]
+pub(super) struct Details {
+    pub metrics_json: Option<String>,
+    pub digest: Option<String>,
+}
+
+impl Changes {
+    /// Of trials in these sweeps, which are locked.
+    pub(super) fn new(sweeps: Vec<SweepRow>, now: Millis) -> Result<Self, Error> {
+        let untouched = sweeps.clone();
+        let sweeps = sweeps
+            .into_iter()
+            .map(|row| Ok((row.number, (row.clone(), row.policy()?))))
+            .collect::<Result<_, Error>>()?;
+        let trials = BTreeMap::new();
+        Ok(Self {
+            now,
+            sweeps,
+            untouched,
+            trials,
+            dropped: Vec::new(),
+            ended: Vec::new(),
+            events: Vec::new(),
+        })
+    }
+
+    /// Locks the trials with these ids, and their sweeps before them.
+    pub(super) async fn load<T: Tx>(tx: &mut T, ids: &[TrialId], now: Millis) -> Result<Self, Error> {
+        let numbers = trials::sweeps_of(tx, ids).await?;
+        let mut changes = Self::new(sweeps::lock(tx, &numbers).await?, now)?;
+        changes.add(&trials::load(tx, ids).await?)?;
+        Ok(changes)
+    }
+
+    /// Adds trials of the sweeps; they are locked.
+    pub(super) fn add(&mut self, rows: &[TrialRow]) -> Result<(), Error> {
+        for row in rows {
+            let before = row.trial()?;
+            let moved = Moved { sweep: row.sweep, after: before.clone(), before };
+            self.trials.insert(TrialId(row.id), moved);
+        }
+        Ok(())
+    }
+
+    /// A locked sweep, as changed so far.
+    pub(super) fn sweep(&mut self, number: i64) -> Result<&mut SweepRow, Error> {
+        self.sweeps.get_mut(&number).map(|(row, _)| row).ok_or(Error::Conflict("sweep"))
+    }
+
+    /// The sweep of a trial, as changed so far.
+    pub(super) fn sweep_of(&self, trial: TrialId) -> Option<&SweepRow> {
+        let moved = self.trials.get(&trial)?;
+        self.sweeps.get(&moved.sweep).map(|(row, _)| row)
+    }
+
+    /// The digest that an attempt was ended with in this transaction.
+    pub(super) fn digest(&self, token: Token) -> Option<&str> {
+        self.ended.iter().find(|end| end.token == token).and_then(|end| end.digest.as_deref())
+    }
+
+    /// Gives a trial a command.
+    pub(super) fn step(&mut self, id: TrialId, command: Command, details: Details) -> Result<Event, Refused> {
+        let moved = self.trials.get_mut(&id).ok_or(Refused::NoTrial(id))?;
+        let Some((sweep, policy)) = self.sweeps.get_mut(&moved.sweep) else {
+            return Err(Refused::NoTrial(id));
+        };
+        let (after, event) = trial::apply(&moved.after, policy, command, self.now)?;
+        let before = std::mem::replace(&mut moved.after, after.clone());
+        *sweep.count_mut(&before.state) -= 1;
+        *sweep.count_mut(&after.state) += 1;
+        match after.state {
+            State::Failed { class, .. } if class != FailureClass::Diverged => sweep.failures += 1,
+            State::Succeeded { .. } => sweep.failures = 0,
+            _ => {}
+        }
+        let number = moved.sweep;
+        self.record(number, &before, &after, &event, details);
+        Ok(event)
+    }
+
+    /// The lease, the attempt and the event that follow from a step.
+    fn record(&mut self, sweep: i64, before: &Trial, after: &Trial, event: &Event, details: Details) {
+        let worker = match (&before.state, &after.state) {
+            (State::Running { worker }, _) | (_, State::Running { worker }) => worker.0.clone(),
+            _ => String::new(),
+        };
+        let token = Token { trial: after.id, attempt: after.attempt };
+        let event_row = |kind: &str| EventRow {
+            trial: after.id.0,
+            attempt: i64::from(after.attempt),
+            worker,
+            epoch: i64::from(after.epoch),
+            ..sweep_event(sweep, kind)
+        };
+        let digest = details.digest;
+        let attempt_end = |how, class: Option<FailureClass>, message| AttemptEnd {
+            token,
+            how,
+            class: class.map(FailureClass::name),
+            message,
+            digest,
+        };
+        let (row, end) = match event {
+            Event::Renewed | Event::Reported { .. } | Event::Cancelled { was_running: false } => return,
+            Event::Leased => (event_row("leased"), None),
+            Event::Succeeded => (
+                EventRow { metrics_json: details.metrics_json, ..event_row("succeeded") },
+                Some(attempt_end("succeeded", None, None)),
+            ),
+            Event::Cancelled { was_running: true } => {
+                (event_row("cancelled"), Some(attempt_end("cancelled", None, None)))
+            }
+            Event::Requeued { end } => {
+                let message = requeue_message(end.how, &end.message, self.now, &after.state);
+                let class = end.how.class().map(|class| class.name().to_owned());
+                (
+                    EventRow { class, message, ..event_row("requeued") },
+                    Some(attempt_end(end.how.name(), end.how.class(), Some(end.message.clone()))),
+                )
+            }
+            Event::Failed { end } => {
+                let (class, message) = match &after.state {
+                    State::Failed { class, message, .. } => (Some(class.name().to_owned()), message.clone()),
+                    _ => (None, end.message.clone()),
+                };
+                (
+                    EventRow { class, message, ..event_row("failed") },
+                    Some(attempt_end(end.how.name(), end.how.class(), Some(end.message.clone()))),
+                )
+            }
+        };
+        if let Some(end) = end {
+            self.dropped.push(token);
+            self.ended.push(end);
+        }
+        self.event(row);
+    }
+
+    /// Appends an event under the sweep's next number.
+    pub(super) fn event(&mut self, row: EventRow) {
+        if let Some((sweep, _)) = self.sweeps.get_mut(&row.sweep) {
+            sweep.last_seq += 1;
+            self.events.push(EventRow { seq: sweep.last_seq, at: self.now, ..row });
+        }
+    }
+
+    /// Appends an event of an epoch that an attempt reported.
+    pub(super) fn reported(&mut self, token: Token, worker: &str, epoch: i64, metrics_json: String) {
+        let Some(moved) = self.trials.get(&token.trial) else { return };
+        self.event(EventRow {
+            trial: token.trial.0,
+            attempt: i64::from(token.attempt),
+            worker: worker.to_owned(),
+            epoch,
+            metrics_json: Some(metrics_json),
+            ..sweep_event(moved.sweep, "reported")
+        });
+    }
+
+    /// What the steps mean for their sweeps: the end, or a pause after too many failures.
+    fn settle(&mut self) -> Result<(), Error> {
+        let mut events = Vec::new();
+        for (row, _) in self.sweeps.values_mut() {
+            let state = row.state()?;
+            if !matches!(state, SweepState::Active | SweepState::Paused) {
+                continue;
+            }
+            if row.queued + row.running == 0 {
+                row.state = SweepState::Ended.name().to_owned();
+                row.paused_because.clear();
+                events.push(sweep_event(row.number, "ended"));
+            } else if let (SweepState::Active, Some(limit)) = (state, row.pause_after_failures)
+                && row.failures >= limit
+            {
+                row.state = SweepState::Paused.name().to_owned();
+                row.paused_because =
+                    format!("{} trials in a row failed (limits.pause_after_failures: {limit})", row.failures);
+                let message = row.paused_because.clone();
+                events.push(EventRow { message, ..sweep_event(row.number, "paused") });
+            }
+        }
+        events.into_iter().for_each(|row| self.event(row));
+        Ok(())
+    }
+
+    /// Writes everything.
+    pub(super) async fn write<T: Tx>(mut self, tx: &mut T) -> Result<(), Error> {
+        self.settle()?;
+        for tokens in self.dropped.chunks(BATCH) {
+            trials::drop_leases(tx, tokens).await?;
+        }
+        let moved: Vec<_> = self.trials.values().filter(|moved| moved.before != moved.after).collect();
+        for moved in moved.chunks(BATCH) {
+            let changes: Vec<_> =
+                moved.iter().map(|moved| TrialChange::new(&moved.before, &moved.after)).collect();
+            trials::update(tx, &changes).await?;
+        }
+        for ends in self.ended.chunks(BATCH) {
+            trials::end_attempts(tx, ends, self.now).await?;
+        }
+        for events in self.events.chunks(BATCH) {
+            history::insert_events(tx, events).await?;
+        }
+        for (row, _) in self.sweeps.values().filter(|(row, _)| !self.untouched.contains(row)) {
+            sweeps::update(tx, row).await?;
+        }
+        Ok(())
+    }
+}
+
+/// An event of a sweep itself; its number and time are filled in when it is appended.
+pub(super) fn sweep_event(sweep: i64, kind: &str) -> EventRow {
+    EventRow {
+        sweep,
+        seq: 0,
+        at: 0,
+        kind: kind.to_owned(),
+        trial: 0,
+        attempt: 0,
+        worker: String::new(),
+        epoch: 0,
+        metrics_json: None,
+        class: None,
+        message: String::new(),
+    }
+}
+
+fn requeue_message(how: How, message: &str, now: Millis, state: &State) -> String {
+    let wait = match state {
+        State::Queued { not_before } if *not_before > now => {
+            format!("; tried again in {} s", (not_before - now + 999) / 1000)
+        }
+        _ => String::new(),
+    };
+    let colon = if message.is_empty() { "" } else { ": " };
+    let name = how.class().map_or(how.name(), FailureClass::name);
+    format!("{name}{colon}{message}{wait}")
+}

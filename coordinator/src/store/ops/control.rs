@@ -1,0 +1,101 @@
+//! Cancel, pause, resume.
+
+use super::changes::{Changes, Details, sweep_event};
+use crate::store::Op;
+use crate::store::error::Error;
+use crate::store::rows::{SweepRow, SweepState};
+use crate::store::sql::{sweeps, trials};
+use crate::store::tx::Tx;
+use crate::trial::{Command, Millis, TrialId};
+
+/// Ends every trial of a sweep that has not ended.
+#[derive(Debug)]
+pub struct Cancel {
+    pub sweep: String,
+}
+
+/// Stops leasing trials of a sweep.
+#[derive(Debug)]
+pub struct Pause {
+    pub sweep: String,
+}
+
+/// Undoes a pause.
+#[derive(Debug)]
+pub struct Resume {
+    pub sweep: String,
+}
+
+impl Op for Cancel {
+    type Output = SweepRow;
+
+    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<SweepRow, Error> {
+        let row = lock(tx, &self.sweep).await?;
+        if matches!(row.state()?, SweepState::Ended | SweepState::Cancelled) {
+            return Ok(row);
+        }
+        let number = row.number;
+        let mut changes = Changes::new(vec![row], now)?;
+        let unfinished = trials::unfinished(tx, number).await?;
+        changes.add(&unfinished)?;
+        for trial in &unfinished {
+            // Both states of an unfinished trial can be cancelled.
+            let _ = changes.step(TrialId(trial.id), Command::Cancel, Details::default());
+        }
+        let row = changes.sweep(number)?;
+        row.state = SweepState::Cancelled.name().to_owned();
+        row.paused_because.clear();
+        changes.event(sweep_event(number, "cancelled"));
+        changes.write(tx).await?;
+        reload(tx, number).await
+    }
+}
+
+impl Op for Pause {
+    type Output = SweepRow;
+
+    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<SweepRow, Error> {
+        switch(tx, &self.sweep, SweepState::Paused, now).await
+    }
+}
+
+impl Op for Resume {
+    type Output = SweepRow;
+
+    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<SweepRow, Error> {
+        switch(tx, &self.sweep, SweepState::Active, now).await
+    }
+}
+
+async fn switch<T: Tx>(tx: &mut T, wanted: &str, target: SweepState, now: Millis) -> Result<SweepRow, Error> {
+    let row = lock(tx, wanted).await?;
+    let (wanted, event) = match target {
+        SweepState::Paused => ("paused", "paused"),
+        _ => ("resumed", "resumed"),
+    };
+    match row.state()? {
+        state if state == target => return Ok(row),
+        state @ (SweepState::Ended | SweepState::Cancelled) => {
+            return Err(Error::SweepOver { id: row.id, state: state.name(), wanted });
+        }
+        _ => {}
+    }
+    let number = row.number;
+    let mut changes = Changes::new(vec![row], now)?;
+    let row = changes.sweep(number)?;
+    row.state = target.name().to_owned();
+    row.paused_because.clear();
+    row.failures = 0;
+    changes.event(sweep_event(number, event));
+    changes.write(tx).await?;
+    reload(tx, number).await
+}
+
+async fn lock<T: Tx>(tx: &mut T, wanted: &str) -> Result<SweepRow, Error> {
+    let number = sweeps::resolve(tx, wanted).await?.number;
+    reload(tx, number).await
+}
+
+async fn reload<T: Tx>(tx: &mut T, number: i64) -> Result<SweepRow, Error> {
+    sweeps::lock(tx, &[number]).await?.pop().ok_or(Error::Conflict("sweep"))
+}

@@ -1,0 +1,260 @@
+//! Reports of running attempts, and their ends.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use super::changes::{Changes, Details};
+use super::lease::Lost;
+use crate::score::At;
+use crate::store::Op;
+use crate::store::error::Error;
+use crate::store::rows::{AttemptRow, PointRow, to_json};
+use crate::store::sql::history::{self, ResultInsert};
+use crate::store::sql::trials::{self, Token};
+use crate::store::sql::workers;
+use crate::store::tx::Tx;
+use crate::trial::{Cause, Command, Event, FailureClass, Holder, Millis, TrialId, WorkerId};
+
+/// A metric's value at the end of an epoch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    pub name: String,
+    pub epoch: u32,
+    pub value: f64,
+}
+
+/// What a running attempt has to report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    pub token: Token,
+    pub points: Vec<Point>,
+}
+
+/// Metrics of running attempts. Points that exist already are left alone.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub worker: WorkerId,
+    pub progress: Vec<Progress>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Success { metrics: BTreeMap<String, f64> },
+    Failure { class: FailureClass, message: String },
+    Interruption { cause: Cause, message: String },
+}
+
+/// An attempt's end, with the points that were not reported yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewEnd {
+    pub token: Token,
+    pub points: Vec<Point>,
+    pub outcome: Outcome,
+}
+
+/// Ends attempts. Repeating the same end of the same attempt changes nothing and is accepted again.
+#[derive(Debug, Clone)]
+pub struct Finish {
+    pub worker: WorkerId,
+    pub ends: Vec<NewEnd>,
+}
+
+/// Whether an end counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Accepted { reason: String },
+    Fenced { reason: String },
+}
+
+impl Op for Report {
+    type Output = Vec<Lost>;
+
+    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Vec<Lost>, Error> {
+        workers::touch(tx, &self.worker, now).await?;
+        let ids: Vec<_> = self.progress.iter().map(|progress| progress.token.trial).collect();
+        let mut changes = Changes::load(tx, &ids, now).await?;
+        let mut lost: Vec<Lost> = Vec::new();
+        let mut points = Vec::new();
+        for Progress { token, points: new } in &self.progress {
+            match report(&mut changes, &self.worker, *token, new) {
+                Ok(rows) => points.extend(rows),
+                Err(reason) if lost.iter().all(|lost| lost.token != *token) => {
+                    lost.push(Lost { token: *token, reason });
+                }
+                Err(_) => {}
+            }
+        }
+        write_points(tx, &mut changes, &self.worker, points).await?;
+        changes.write(tx).await?;
+        Ok(lost)
+    }
+}
+
+impl Op for Finish {
+    type Output = Vec<Verdict>;
+
+    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Vec<Verdict>, Error> {
+        workers::touch(tx, &self.worker, now).await?;
+        let ids: Vec<_> = self.ends.iter().map(|end| end.token.trial).collect();
+        let mut changes = Changes::load(tx, &ids, now).await?;
+        let points = self.ends.iter().flat_map(|end| {
+            // What a fenced attempt brings is dropped; its verdict below says why.
+            report(&mut changes, &self.worker, end.token, &end.points).unwrap_or_default()
+        });
+        let points = points.collect();
+        write_points(tx, &mut changes, &self.worker, points).await?;
+        let attempts = trials::attempts(tx, &ids).await?;
+        let mut results = Vec::new();
+        let mut verdicts = Vec::with_capacity(self.ends.len());
+        for end in &self.ends {
+            verdicts.push(self.finish(tx, &mut changes, end, &attempts, &mut results).await?);
+        }
+        changes.write(tx).await?;
+        history::insert_results(tx, &results).await?;
+        Ok(verdicts)
+    }
+}
+
+impl Finish {
+    async fn finish<T: Tx>(
+        &self,
+        tx: &mut T,
+        changes: &mut Changes,
+        end: &NewEnd,
+        attempts: &[AttemptRow],
+        results: &mut Vec<ResultInsert>,
+    ) -> Result<Verdict, Error> {
+        let token = end.token;
+        let digest = digest(end);
+        let result = match &end.outcome {
+            Outcome::Success { metrics } => Some(ResultInsert {
+                token,
+                objective: score(tx, changes, token, metrics).await?,
+                metrics_json: metrics_json(metrics),
+                digest: digest.clone(),
+            }),
+            _ => None,
+        };
+        let details = Details {
+            metrics_json: result.as_ref().map(|result| result.metrics_json.clone()),
+            digest: Some(digest.clone()),
+        };
+        let reason = match changes.step(token.trial, self.command(end), details) {
+            Ok(event) => {
+                results.extend(result);
+                let reason = match event {
+                    Event::Requeued { .. } => "queued again",
+                    _ => "",
+                };
+                return Ok(Verdict::Accepted { reason: reason.to_owned() });
+            }
+            Err(refused) => refused.to_string(),
+        };
+        let before = attempts.iter().find(|row| {
+            row.trial == token.trial.0
+                && row.number == i64::from(token.attempt)
+                && row.worker == self.worker.0
+        });
+        let known = changes.digest(token).or(before.and_then(|row| row.digest.as_deref()));
+        Ok(if known == Some(digest.as_str()) {
+            Verdict::Accepted { reason: "accepted before".to_owned() }
+        } else {
+            Verdict::Fenced { reason }
+        })
+    }
+
+    fn command(&self, end: &NewEnd) -> Command {
+        let by = Holder { worker: self.worker.clone(), attempt: end.token.attempt };
+        match end.outcome.clone() {
+            Outcome::Success { .. } => Command::Succeed { by },
+            Outcome::Failure { class, message } => Command::Fail { by, class, message },
+            Outcome::Interruption { cause, message } => Command::Interrupt { by, cause, message },
+        }
+    }
+}
+
+/// Takes a report of the attempt that holds its trial; of another, says why not.
+fn report(
+    changes: &mut Changes,
+    worker: &WorkerId,
+    token: Token,
+    points: &[Point],
+) -> Result<Vec<PointRow>, String> {
+    let by = Holder { worker: worker.clone(), attempt: token.attempt };
+    let epoch = points.iter().map(|point| point.epoch).max().unwrap_or(0);
+    let step = changes.step(token.trial, Command::Report { by, epoch }, Details::default());
+    step.map_err(|refused| refused.to_string())?;
+    let row = |point: &Point| PointRow {
+        trial: token.trial.0,
+        attempt: i64::from(token.attempt),
+        name: point.name.clone(),
+        epoch: i64::from(point.epoch),
+        value: point.value.is_finite().then_some(point.value),
+    };
+    Ok(points.iter().map(row).collect())
+}
+
+/// Writes points, and an event for each epoch that brought a new one.
+async fn write_points<T: Tx>(
+    tx: &mut T,
+    changes: &mut Changes,
+    worker: &WorkerId,
+    points: Vec<PointRow>,
+) -> Result<(), Error> {
+    let mut epochs: BTreeMap<(i64, i64, i64), BTreeMap<String, Option<f64>>> = BTreeMap::new();
+    for row in history::insert_points(tx, &points).await? {
+        epochs.entry((row.trial, row.attempt, row.epoch)).or_default().insert(row.name, row.value);
+    }
+    for ((trial, attempt, epoch), metrics) in epochs {
+        let token = Token { trial: TrialId(trial), attempt: crate::store::rows::to_u32(attempt) };
+        changes.reported(token, &worker.0, epoch, to_json(&metrics));
+    }
+    Ok(())
+}
+
+async fn score<T: Tx>(
+    tx: &mut T,
+    changes: &Changes,
+    token: Token,
+    metrics: &BTreeMap<String, f64>,
+) -> Result<Option<f64>, Error> {
+    let Some(sweep) = changes.sweep_of(token.trial) else { return Ok(None) };
+    let objective = sweep.objective()?;
+    let values = match objective.at {
+        At::Last => Vec::new(),
+        At::Best => history::values(tx, token.trial, token.attempt, &objective.metric).await?,
+    };
+    Ok(objective.score(metrics, &values))
+}
+
+/// Metrics as stored: a value that is not finite is null.
+fn metrics_json(metrics: &BTreeMap<String, f64>) -> String {
+    let metrics: BTreeMap<_, _> =
+        metrics.iter().map(|(name, value)| (name, value.is_finite().then_some(value))).collect();
+    to_json(&metrics)
+}
+
+/// What makes two ends of an attempt the same: everything but the points, which may have been reported meanwhile.
+fn digest(end: &NewEnd) -> String {
+    let (kind, word, message) = match &end.outcome {
+        Outcome::Success { metrics } => ("success", metrics_json(metrics), ""),
+        Outcome::Failure { class, message } => ("failure", class.name().to_owned(), message.as_str()),
+        Outcome::Interruption { cause, message } => {
+            ("interruption", crate::trial::How::Interrupted(*cause).name().to_owned(), message.as_str())
+        }
+    };
+    let text = to_json(&(end.token.trial, end.token.attempt, kind, word, message));
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,26 @@
+//! The operations: each loads what it touches, asks the lifecycle, and writes what it decided.
+
+mod changes;
+mod control;
+mod finish;
+pub(crate) use finish::hex;
+mod lease;
+mod reap;
+mod submit;
+mod worker;
+
+pub use control::{Cancel, Pause, Resume};
+pub use finish::{Finish, NewEnd, Outcome, Point, Progress, Report, Verdict};
+pub(super) use lease::fitting;
+pub use lease::{Lease, Lost, Renew};
+pub use reap::{Reap, Reaped};
+pub use submit::{NewConfiguration, NewSweep, NewTrial, Submit};
+pub use worker::{Drain, Register};
+
+/// Lower-case letters and digits that are not mistaken for each other.
+const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+
+/// A random word, for ids that people type.
+fn random_word(length: usize) -> String {
+    (0..length).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])).collect()
+}

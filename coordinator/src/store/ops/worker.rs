@@ -1,0 +1,53 @@
+//! Workers come and go.
+
+use super::random_word;
+use crate::offer::Offer;
+use crate::store::Op;
+use crate::store::error::Error;
+use crate::store::rows::{WorkerRow, to_json};
+use crate::store::sql::workers::{self, Announcement};
+use crate::store::tx::Tx;
+use crate::trial::{Millis, WorkerId};
+
+/// A worker says what it offers. The same instance keeps its id.
+#[derive(Debug, Clone)]
+pub struct Register {
+    pub instance: String,
+    pub name: String,
+    pub offer: Offer,
+    pub slots: u32,
+}
+
+impl Op for Register {
+    type Output = WorkerRow;
+
+    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<WorkerRow, Error> {
+        let id = format!("{}-{}", self.name, random_word(6));
+        let announcement = Announcement {
+            id: &id,
+            instance: &self.instance,
+            name: &self.name,
+            capabilities_json: to_json(&self.offer),
+            slots: i64::from(self.slots),
+        };
+        workers::register(tx, announcement, now).await
+    }
+}
+
+/// A worker asks for no more trials.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    pub worker: WorkerId,
+}
+
+impl Op for Drain {
+    type Output = ();
+
+    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<(), Error> {
+        workers::drain(tx, &self.worker, now).await
+    }
+
+    fn wakes(_output: &()) -> bool {
+        false
+    }
+}

@@ -1,0 +1,386 @@
+//! Rows as they lie in the tables, and how they become what the rest of the program speaks of.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::Error;
+use super::tx::record;
+use crate::offer::{Need, Offer};
+use crate::score::Objective;
+use crate::trial::{FailureClass, Millis, Policy, State, Trial, TrialId, WorkerId};
+
+record! {
+    /// A sweep without its file.
+    pub struct SweepRow {
+        number: i64,
+        id: String,
+        name: String,
+        project: String,
+        labels_json: String,
+        state: String,
+        created: i64,
+        priority: i64,
+        objective_json: String,
+        report_json: String,
+        axes_json: String,
+        retry_json: String,
+        max_running: Option<i64>,
+        timeout_ms: Option<i64>,
+        pause_after_failures: Option<i64>,
+        paused_because: String,
+        configurations: i64,
+        trials: i64,
+        queued: i64,
+        running: i64,
+        succeeded: i64,
+        failed: i64,
+        cancelled: i64,
+        failures: i64,
+        last_seq: i64,
+    }
+}
+
+/// Where a sweep stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SweepState {
+    Active,
+    Paused,
+    Ended,
+    Cancelled,
+}
+
+impl SweepState {
+    /// The state's name in the database.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Ended => "ended",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl SweepRow {
+    /// Where the sweep stands.
+    pub fn state(&self) -> Result<SweepState, Error> {
+        [SweepState::Active, SweepState::Paused, SweepState::Ended, SweepState::Cancelled]
+            .into_iter()
+            .find(|state| state.name() == self.state)
+            .ok_or_else(|| corrupt("sweep", &self.id, format!("state {}", self.state)))
+    }
+
+    /// The sweep's objective.
+    pub fn objective(&self) -> Result<Objective, Error> {
+        from_json("sweep", &self.id, &self.objective_json)
+    }
+
+    /// The sweep's retry policy.
+    pub fn policy(&self) -> Result<Policy, Error> {
+        from_json("sweep", &self.id, &self.retry_json)
+    }
+
+    /// The counter of the trials in a state.
+    pub(super) fn count_mut(&mut self, state: &State) -> &mut i64 {
+        match state {
+            State::Queued { .. } => &mut self.queued,
+            State::Running { .. } => &mut self.running,
+            State::Succeeded { .. } => &mut self.succeeded,
+            State::Failed { .. } => &mut self.failed,
+            State::Cancelled { .. } => &mut self.cancelled,
+        }
+    }
+}
+
+record! {
+    /// A submitted file.
+    pub struct SourceRow {
+        file: String,
+        overrides_json: String,
+        client_version: String,
+        git_commit: String,
+        git_dirty: i64,
+    }
+}
+
+record! {
+    /// A trial as the lifecycle needs it.
+    pub struct TrialRow {
+        id: i64,
+        sweep: i64,
+        config: i64,
+        seed: i64,
+        need: i64,
+        state: String,
+        attempt: i64,
+        failures: i64,
+        interruptions: i64,
+        epoch: i64,
+        not_before: Option<i64>,
+        worker: Option<String>,
+        class: Option<String>,
+        message: Option<String>,
+        ended: Option<i64>,
+    }
+}
+
+impl TrialRow {
+    /// The trial in this row.
+    pub fn trial(&self) -> Result<Trial, Error> {
+        let wrong = |what: &str| corrupt("trial", self.id, what);
+        let state = match self.state.as_str() {
+            "queued" => State::Queued { not_before: self.not_before.ok_or_else(|| wrong("not_before"))? },
+            "running" => {
+                State::Running { worker: WorkerId(self.worker.clone().ok_or_else(|| wrong("worker"))?) }
+            }
+            "succeeded" => State::Succeeded { at: self.ended.ok_or_else(|| wrong("ended"))? },
+            "failed" => State::Failed {
+                class: class("trial", self.id, self.class.as_deref())?.ok_or_else(|| wrong("class"))?,
+                message: self.message.clone().unwrap_or_default(),
+                at: self.ended.ok_or_else(|| wrong("ended"))?,
+            },
+            "cancelled" => State::Cancelled { at: self.ended.ok_or_else(|| wrong("ended"))? },
+            other => return Err(wrong(&format!("state {other}"))),
+        };
+        Ok(Trial {
+            id: TrialId(self.id),
+            attempt: to_u32(self.attempt),
+            failures: to_u32(self.failures),
+            interruptions: to_u32(self.interruptions),
+            epoch: to_u32(self.epoch),
+            state,
+        })
+    }
+}
+
+/// A change of a trial: the columns that a state owns, and what must still be there for it to count.
+#[derive(Debug, Serialize)]
+pub(super) struct TrialChange {
+    id: TrialId,
+    was_attempt: u32,
+    was_state: &'static str,
+    state: &'static str,
+    attempt: u32,
+    failures: u32,
+    interruptions: u32,
+    epoch: u32,
+    not_before: Option<Millis>,
+    worker: Option<WorkerId>,
+    class: Option<FailureClass>,
+    message: Option<String>,
+    ended: Option<Millis>,
+}
+
+impl TrialChange {
+    pub(super) fn new(before: &Trial, after: &Trial) -> Self {
+        let mut change = Self {
+            id: after.id,
+            was_attempt: before.attempt,
+            was_state: before.state.name(),
+            state: after.state.name(),
+            attempt: after.attempt,
+            failures: after.failures,
+            interruptions: after.interruptions,
+            epoch: after.epoch,
+            not_before: None,
+            worker: None,
+            class: None,
+            message: None,
+            ended: None,
+        };
+        match after.state.clone() {
+            State::Queued { not_before } => change.not_before = Some(not_before),
+            State::Running { worker } => change.worker = Some(worker),
+            State::Succeeded { at } | State::Cancelled { at } => change.ended = Some(at),
+            State::Failed { class, message, at } => {
+                change.class = Some(class);
+                change.message = Some(message);
+                change.ended = Some(at);
+            }
+        }
+        change
+    }
+}
+
+record! {
+    /// A trial as tables show it.
+    pub struct TrialView {
+        id: i64,
+        sweep_id: String,
+        stage: String,
+        block: String,
+        hash: String,
+        settings_json: String,
+        seed: i64,
+        state: String,
+        attempt: i64,
+        worker: Option<String>,
+        objective: Option<f64>,
+        metrics_json: Option<String>,
+        class: Option<String>,
+        message: Option<String>,
+        epoch: i64,
+        epochs: i64,
+        started: Option<i64>,
+        ended: Option<i64>,
+    }
+}
+
+record! {
+    /// What a claimed trial is to run.
+    pub struct AssignmentRow {
+        trial: i64,
+        attempt: i64,
+        sweep_id: String,
+        recipe_json: String,
+        seed: i64,
+        timeout_ms: Option<i64>,
+    }
+}
+
+record! {
+    /// An execution of a trial.
+    pub struct AttemptRow {
+        trial: i64,
+        number: i64,
+        worker: String,
+        started: i64,
+        ended: Option<i64>,
+        how: Option<String>,
+        class: Option<String>,
+        message: Option<String>,
+        digest: Option<String>,
+    }
+}
+
+record! {
+    /// A running attempt's right to its trial.
+    pub struct LeaseRow { trial: i64, attempt: i64, worker: String, until: i64 }
+}
+
+record! {
+    /// A metric's value at the end of an epoch.
+    pub struct PointRow { trial: i64, attempt: i64, name: String, epoch: i64, value: Option<f64> }
+}
+
+record! {
+    /// Something that happened.
+    pub struct EventRow {
+        sweep: i64,
+        seq: i64,
+        at: i64,
+        kind: String,
+        trial: i64,
+        attempt: i64,
+        worker: String,
+        epoch: i64,
+        metrics_json: Option<String>,
+        class: Option<String>,
+        message: String,
+    }
+}
+
+record! {
+    /// A configuration of a sweep.
+    pub struct ConfigurationRow {
+        number: i64,
+        hash: String,
+        stage: String,
+        block: String,
+        settings_json: String,
+    }
+}
+
+record! {
+    /// A trial's end, for the statistics of its configuration.
+    pub struct OutcomeRow {
+        config: i64,
+        state: String,
+        class: Option<String>,
+        objective: Option<f64>,
+        metrics_json: Option<String>,
+    }
+}
+
+record! {
+    /// A registered worker.
+    pub struct WorkerRow {
+        id: String,
+        instance: String,
+        name: String,
+        capabilities_json: String,
+        slots: i64,
+        registered: i64,
+        last_seen: i64,
+        state: String,
+    }
+}
+
+impl WorkerRow {
+    /// What the worker offers.
+    pub fn offer(&self) -> Result<Offer, Error> {
+        from_json("worker", &self.id, &self.capabilities_json)
+    }
+}
+
+record! {
+    /// A need and its key.
+    pub struct NeedRow { id: i64, backbone: String, task: String, method: String }
+}
+
+impl NeedRow {
+    /// The need in this row.
+    pub fn need(&self) -> Need {
+        Need { backbone: self.backbone.clone(), task: self.task.clone(), method: self.method.clone() }
+    }
+}
+
+record! {
+    /// Failed trials of a sweep by class.
+    pub struct FailureRow { class: String, trials: i64, example: Option<String> }
+}
+
+record! {
+    /// A number by a key.
+    pub struct CountRow { key: i64, count: i64 }
+}
+
+record! {
+    /// Leases by worker.
+    pub struct LeaseCountRow { worker: String, count: i64 }
+}
+
+record! { pub(super) struct KeyRow { key: i64 } }
+
+/// A column of numbers that are never negative and always small.
+pub fn to_u32(value: i64) -> u32 {
+    u32::try_from(value).unwrap_or_default()
+}
+
+/// A failure class in a row.
+pub fn class(
+    table: &'static str,
+    row: impl ToString,
+    name: Option<&str>,
+) -> Result<Option<FailureClass>, Error> {
+    name.map(|name| FailureClass::from_name(name).ok_or_else(|| corrupt(table, row, format!("class {name}"))))
+        .transpose()
+}
+
+/// A JSON column.
+pub fn from_json<V: DeserializeOwned>(
+    table: &'static str,
+    row: impl ToString,
+    text: &str,
+) -> Result<V, Error> {
+    serde_json::from_str(text).map_err(|error| corrupt(table, row, error.to_string()))
+}
+
+/// JSON text of something that always has one: maps with string keys, lists, plain structs.
+pub(super) fn to_json<V: Serialize + ?Sized>(value: &V) -> String {
+    serde_json::to_string(value).expect("plain data is always JSON")
+}
+
+fn corrupt(table: &'static str, row: impl ToString, what: impl Into<String>) -> Error {
+    Error::Corrupt { table, row: row.to_string(), what: what.into() }
+}

@@ -1,0 +1,112 @@
+//! Tables that only grow: `event`, `point`, `result`.
+
+use serde::Serialize;
+
+use super::trials::Token;
+use crate::store::error::Error;
+use crate::store::rows::{EventRow, PointRow, to_json};
+use crate::store::tx::{Sql, Tx, args, record};
+use crate::trial::TrialId;
+
+const INSERT_EVENTS: Sql = Sql {
+    sqlite: "INSERT INTO event (sweep, seq, at, kind, trial, attempt, worker, epoch, metrics_json, class, message)
+             SELECT value ->> 'sweep', value ->> 'seq', value ->> 'at', value ->> 'kind', value ->> 'trial',
+                    value ->> 'attempt', value ->> 'worker', value ->> 'epoch', value ->> 'metrics_json',
+                    value ->> 'class', value ->> 'message'
+               FROM json_each($1)",
+    postgres: "INSERT INTO event (sweep, seq, at, kind, trial, attempt, worker, epoch, metrics_json, class, message)
+               SELECT x.* FROM json_to_recordset($1::json)
+                      AS x(sweep bigint, seq bigint, at bigint, kind text, trial bigint, attempt bigint, worker text,
+                           epoch bigint, metrics_json text, class text, message text)",
+};
+const EVENTS: Sql = Sql::both("SELECT * FROM event WHERE sweep = $1 AND seq > $2 ORDER BY seq LIMIT $3");
+
+const INSERT_POINTS: Sql = Sql {
+    sqlite: "INSERT INTO point (trial, attempt, name, epoch, value)
+             SELECT value ->> 'trial', value ->> 'attempt', value ->> 'name', value ->> 'epoch', value ->> 'value'
+               FROM json_each($1) WHERE true
+             ON CONFLICT DO NOTHING
+             RETURNING *",
+    postgres: "INSERT INTO point (trial, attempt, name, epoch, value)
+               SELECT x.* FROM json_to_recordset($1::json)
+                      AS x(trial bigint, attempt bigint, name text, epoch bigint, value double precision)
+               ON CONFLICT DO NOTHING
+               RETURNING *",
+};
+const POINTS: Sql = Sql::both("SELECT * FROM point WHERE trial = $1 AND attempt = $2 ORDER BY name, epoch");
+const VALUES: Sql = Sql::both(
+    "SELECT value FROM point WHERE trial = $1 AND attempt = $2 AND name = $3 AND value IS NOT NULL ORDER BY epoch",
+);
+
+const INSERT_RESULTS: Sql = Sql {
+    sqlite: "INSERT INTO result (trial, attempt, objective, metrics_json, digest)
+             SELECT value ->> 'trial', value ->> 'attempt', value ->> 'objective', value ->> 'metrics_json',
+                    value ->> 'digest'
+               FROM json_each($1)",
+    postgres: "INSERT INTO result (trial, attempt, objective, metrics_json, digest)
+               SELECT x.* FROM json_to_recordset($1::json)
+                      AS x(trial bigint, attempt bigint, objective double precision, metrics_json text, digest text)",
+};
+
+record! { struct ValueRow { value: f64 } }
+
+/// A result to be written.
+#[derive(Debug, Serialize)]
+pub(in crate::store) struct ResultInsert {
+    #[serde(flatten)]
+    pub token: Token,
+    pub objective: Option<f64>,
+    pub metrics_json: String,
+    pub digest: String,
+}
+
+pub(in crate::store) async fn insert_events<T: Tx>(tx: &mut T, events: &[EventRow]) -> Result<(), Error> {
+    tx.execute(INSERT_EVENTS, args![to_json(events)]).await?;
+    Ok(())
+}
+
+pub(in crate::store) async fn events<T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<EventRow>, Error> {
+    Ok(tx.fetch(EVENTS, args![sweep, after, limit]).await?)
+}
+
+/// Writes points and gives back those that were not there before.
+pub(in crate::store) async fn insert_points<T: Tx>(
+    tx: &mut T,
+    points: &[PointRow],
+) -> Result<Vec<PointRow>, Error> {
+    if points.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(tx.fetch(INSERT_POINTS, args![to_json(points)]).await?)
+}
+
+pub(in crate::store) async fn points<T: Tx>(tx: &mut T, token: Token) -> Result<Vec<PointRow>, Error> {
+    Ok(tx.fetch(POINTS, args![token.trial.0, i64::from(token.attempt)]).await?)
+}
+
+/// The finite values of one metric of an attempt, by epoch.
+pub(in crate::store) async fn values<T: Tx>(
+    tx: &mut T,
+    trial: TrialId,
+    attempt: u32,
+    name: &str,
+) -> Result<Vec<f64>, Error> {
+    let rows: Vec<ValueRow> = tx.fetch(VALUES, args![trial.0, i64::from(attempt), name]).await?;
+    Ok(rows.into_iter().map(|row| row.value).collect())
+}
+
+pub(in crate::store) async fn insert_results<T: Tx>(
+    tx: &mut T,
+    results: &[ResultInsert],
+) -> Result<(), Error> {
+    if results.is_empty() {
+        return Ok(());
+    }
+    tx.execute(INSERT_RESULTS, args![to_json(results)]).await?;
+    Ok(())
+}

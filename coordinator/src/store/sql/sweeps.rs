@@ -1,0 +1,266 @@
+//! Tables `sweep`, `source`, `configuration`.
+
+use serde::Serialize;
+
+use crate::store::error::Error;
+use crate::store::rows::{ConfigurationRow, FailureRow, SourceRow, SweepRow, to_json};
+use crate::store::tx::{Sql, Tx, args, locking};
+use crate::trial::Millis;
+
+const BY_KEY: Sql = locking!("SELECT * FROM sweep WHERE key = $1");
+const BY_ID: Sql = Sql::both("SELECT * FROM sweep WHERE id = $1");
+const NEWEST: Sql = Sql::both("SELECT * FROM sweep ORDER BY number DESC LIMIT 1");
+const BY_NAME: Sql = Sql::both("SELECT * FROM sweep WHERE name = $1 ORDER BY number DESC LIMIT 1");
+const BY_PREFIX: Sql =
+    Sql::both("SELECT * FROM sweep WHERE substr(id, 1, length($1)) = $1 ORDER BY id LIMIT 5");
+const LIST: Sql = Sql::both("SELECT * FROM sweep ORDER BY number DESC LIMIT $1");
+
+const LOCK: Sql = Sql {
+    sqlite: "SELECT * FROM sweep WHERE number IN (SELECT value FROM json_each($1)) ORDER BY number",
+    postgres: "SELECT * FROM sweep
+                WHERE number = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
+                ORDER BY number FOR NO KEY UPDATE",
+};
+
+/// Without a lock, for who only wants to know.
+const PEEK: Sql = Sql {
+    sqlite: LOCK.sqlite,
+    postgres:
+        "SELECT * FROM sweep
+                WHERE number = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint)) ORDER BY number",
+};
+
+/// Active sweeps below their limit with a trial that is due and has one of the needs, in the order of service.
+const SERVABLE: Sql = Sql {
+    sqlite: "SELECT s.* FROM sweep s
+              WHERE s.state = 'active' AND s.queued > 0 AND (s.max_running IS NULL OR s.running < s.max_running)
+                AND EXISTS (SELECT 1 FROM trial t
+                             WHERE t.sweep = s.number AND t.need IN (SELECT value FROM json_each($1))
+                               AND t.state = 'queued' AND t.not_before <= $2)
+              ORDER BY s.priority DESC, s.number LIMIT $3",
+    postgres: "SELECT s.* FROM sweep s
+                WHERE s.state = 'active' AND s.queued > 0 AND (s.max_running IS NULL OR s.running < s.max_running)
+                  AND EXISTS (SELECT 1 FROM trial t
+                               WHERE t.sweep = s.number
+                                 AND t.need = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
+                                 AND t.state = 'queued' AND t.not_before <= $2)
+                ORDER BY s.priority DESC, s.number LIMIT $3",
+};
+
+const INSERT: Sql = Sql::both(
+    "INSERT INTO sweep (id, key, name, project, labels_json, state, created, priority, objective_json, report_json,
+                        axes_json, retry_json, max_running, timeout_ms, pause_after_failures, paused_because,
+                        configurations, trials, queued, running, succeeded, failed, cancelled, failures, last_seq)
+     VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, '',
+             $15, $16, $16, 0, 0, 0, 0, 0, 0)
+     RETURNING *",
+);
+const INSERT_SOURCE: Sql = Sql::both(
+    "INSERT INTO source (sweep, file, overrides_json, client_version, git_commit, git_dirty)
+     VALUES ($1, $2, $3, $4, $5, $6)",
+);
+const SOURCE: Sql = Sql::both("SELECT * FROM source WHERE sweep = $1");
+
+const UPDATE: Sql = Sql::both(
+    "UPDATE sweep SET state = $2, paused_because = $3, queued = $4, running = $5, succeeded = $6, failed = $7,
+                      cancelled = $8, failures = $9, last_seq = $10
+      WHERE number = $1",
+);
+
+const INSERT_CONFIGURATIONS: Sql = Sql {
+    sqlite:
+        "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs)
+             SELECT $1, value ->> 'number', value ->> 'stage', value ->> 'block', value ->> 'hash',
+                    value ->> 'settings_json', value ->> 'recipe_json', value ->> 'epochs'
+               FROM json_each($2)",
+    postgres:
+        "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs)
+               SELECT $1, x.*
+                 FROM json_to_recordset($2::json) AS x(number bigint, stage text, block text, hash text,
+                                                       settings_json text, recipe_json text, epochs bigint)",
+};
+const CONFIGURATIONS: Sql = Sql::both(
+    "SELECT number, hash, stage, block, settings_json FROM configuration
+      WHERE sweep = $1 AND number > $2 ORDER BY number LIMIT $3",
+);
+
+const FAILURES: Sql = Sql::both(
+    "SELECT x.class AS class, x.trials AS trials, t.message AS example
+       FROM (SELECT class, count(*) AS trials, min(id) AS first FROM trial
+              WHERE sweep = $1 AND state = 'failed' GROUP BY class) x
+       JOIN trial t ON t.id = x.first
+      ORDER BY x.trials DESC, x.class",
+);
+
+/// A sweep to be written.
+#[derive(Debug)]
+pub(in crate::store) struct SweepInsert<'a> {
+    pub id: &'a str,
+    pub key: &'a str,
+    pub name: &'a str,
+    pub project: &'a str,
+    pub labels_json: String,
+    pub priority: i64,
+    pub objective_json: String,
+    pub report_json: String,
+    pub axes_json: String,
+    pub retry_json: String,
+    pub max_running: Option<i64>,
+    pub timeout_ms: Option<i64>,
+    pub pause_after_failures: Option<i64>,
+    pub configurations: i64,
+    pub trials: i64,
+}
+
+/// A configuration to be written.
+#[derive(Debug, Serialize)]
+pub(in crate::store) struct ConfigurationInsert<'a> {
+    pub number: i64,
+    pub stage: &'a str,
+    pub block: &'a str,
+    pub hash: &'a str,
+    pub settings_json: &'a str,
+    pub recipe_json: &'a str,
+    pub epochs: u32,
+}
+
+pub(in crate::store) async fn by_key<T: Tx>(tx: &mut T, key: &str) -> Result<Option<SweepRow>, Error> {
+    Ok(tx.fetch_one(BY_KEY, args![key]).await?)
+}
+
+/// The sweep that a user means: `last`, an id, a unique prefix of one, or a name.
+pub(in crate::store) async fn resolve<T: Tx>(tx: &mut T, wanted: &str) -> Result<SweepRow, Error> {
+    if wanted == "last"
+        && let Some(row) = tx.fetch_one(NEWEST, args![]).await?
+    {
+        return Ok(row);
+    }
+    for sql in [BY_ID, BY_NAME] {
+        if let Some(row) = tx.fetch_one(sql, args![wanted]).await? {
+            return Ok(row);
+        }
+    }
+    if wanted.is_empty() {
+        return Err(Error::NoSweep(String::new()));
+    }
+    let mut rows: Vec<SweepRow> = tx.fetch(BY_PREFIX, args![wanted]).await?;
+    match rows.len() {
+        1 => Ok(rows.swap_remove(0)),
+        0 => Err(Error::NoSweep(wanted.to_owned())),
+        _ => Err(Error::AmbiguousSweep {
+            prefix: wanted.to_owned(),
+            ids: rows.into_iter().map(|row| row.id).collect(),
+        }),
+    }
+}
+
+pub(in crate::store) async fn list<T: Tx>(tx: &mut T, limit: i64) -> Result<Vec<SweepRow>, Error> {
+    Ok(tx.fetch(LIST, args![limit]).await?)
+}
+
+/// Locks sweeps, in the order that keeps lockers from waiting for each other in a circle.
+pub(in crate::store) async fn lock<T: Tx>(tx: &mut T, numbers: &[i64]) -> Result<Vec<SweepRow>, Error> {
+    Ok(tx.fetch(LOCK, args![to_json(numbers)]).await?)
+}
+
+pub(in crate::store) async fn peek<T: Tx>(tx: &mut T, numbers: &[i64]) -> Result<Vec<SweepRow>, Error> {
+    Ok(tx.fetch(PEEK, args![to_json(numbers)]).await?)
+}
+
+pub(in crate::store) async fn servable<T: Tx>(
+    tx: &mut T,
+    needs: &[i64],
+    now: Millis,
+    limit: i64,
+) -> Result<Vec<SweepRow>, Error> {
+    Ok(tx.fetch(SERVABLE, args![to_json(needs), now, limit]).await?)
+}
+
+pub(in crate::store) async fn insert<T: Tx>(
+    tx: &mut T,
+    new: SweepInsert<'_>,
+    now: Millis,
+) -> Result<SweepRow, Error> {
+    let args = args![
+        new.id,
+        new.key,
+        new.name,
+        new.project,
+        new.labels_json,
+        now,
+        new.priority,
+        new.objective_json,
+        new.report_json,
+        new.axes_json,
+        new.retry_json,
+        new.max_running,
+        new.timeout_ms,
+        new.pause_after_failures,
+        new.configurations,
+        new.trials,
+    ];
+    tx.fetch_one(INSERT, args).await?.ok_or(Error::Conflict("sweep"))
+}
+
+pub(in crate::store) async fn insert_source<T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    source: &SourceRow,
+) -> Result<(), Error> {
+    let args = args![
+        sweep,
+        source.file.as_str(),
+        source.overrides_json.as_str(),
+        source.client_version.as_str(),
+        source.git_commit.as_str(),
+        source.git_dirty,
+    ];
+    tx.execute(INSERT_SOURCE, args).await?;
+    Ok(())
+}
+
+pub(in crate::store) async fn source<T: Tx>(tx: &mut T, sweep: i64) -> Result<Option<SourceRow>, Error> {
+    Ok(tx.fetch_one(SOURCE, args![sweep]).await?)
+}
+
+/// Writes what may change of a locked sweep.
+pub(in crate::store) async fn update<T: Tx>(tx: &mut T, row: &SweepRow) -> Result<(), Error> {
+    let args = args![
+        row.number,
+        row.state.as_str(),
+        row.paused_because.as_str(),
+        row.queued,
+        row.running,
+        row.succeeded,
+        row.failed,
+        row.cancelled,
+        row.failures,
+        row.last_seq,
+    ];
+    match tx.execute(UPDATE, args).await? {
+        1 => Ok(()),
+        _ => Err(Error::Conflict("sweep")),
+    }
+}
+
+pub(in crate::store) async fn insert_configurations<T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    rows: &[ConfigurationInsert<'_>],
+) -> Result<(), Error> {
+    tx.execute(INSERT_CONFIGURATIONS, args![sweep, to_json(rows)]).await?;
+    Ok(())
+}
+
+pub(in crate::store) async fn configurations<T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<ConfigurationRow>, Error> {
+    Ok(tx.fetch(CONFIGURATIONS, args![sweep, after, limit]).await?)
+}
+
+pub(in crate::store) async fn failures<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<FailureRow>, Error> {
+    Ok(tx.fetch(FAILURES, args![sweep]).await?)
+}

@@ -1,0 +1,158 @@
+//! From a sweep file to the rows that are stored. Pure.
+
+use sha2::{Digest, Sha256};
+use sweeps::{Configuration, Spec, SpecErrors};
+
+use crate::offer::{Need, Offer};
+use crate::score::{At, Goal, Objective};
+use crate::store::ops::{NewConfiguration, NewSweep, NewTrial, hex};
+use crate::store::rows::SourceRow;
+use crate::trial::{FailureClass, Policy};
+
+/// What a message about the file calls it: its name is not sent.
+const FILE_NAME: &str = "sweep file";
+
+/// What is wrong with a submitted file.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("{0}")]
+    Spec(#[from] SpecErrors),
+    #[error("configuration {number} ({settings}): {message}; depth as offered by worker {worker}")]
+    Depth { number: u64, settings: String, message: String, worker: String },
+}
+
+/// A submitted file.
+#[derive(Debug, Clone)]
+pub struct File {
+    pub text: String,
+    pub overrides: Vec<String>,
+    /// Empty: derived from the name, the text and the overrides.
+    pub key: String,
+    pub client_version: String,
+    pub git_commit: String,
+    pub git_dirty: bool,
+}
+
+/// Reads and expands a file. `offers` are those of live workers by name: they know how deep a backbone is.
+///
+/// # Errors
+/// Every mistake in the file, or the first configuration that is deeper than its backbone.
+pub fn expand(file: File, offers: &[(String, Offer)]) -> Result<(NewSweep, Vec<String>), FileError> {
+    let spec = Spec::parse(FILE_NAME, &file.text, &file.overrides)?;
+    let configurations = spec
+        .configurations()
+        .map(|configuration| {
+            check_depth(&configuration, offers)?;
+            Ok(new_configuration(&configuration))
+        })
+        .collect::<Result<_, FileError>>()?;
+    let trials = spec.trials().into_iter();
+    let trials =
+        trials.map(|trial| NewTrial { configuration: trial.configuration, seed: trial.seed }).collect();
+    let key =
+        if file.key.is_empty() { derived_key(&spec.name, &file) } else { format!("given:{}", file.key) };
+    let overrides_json = serde_json::Value::from(file.overrides).to_string();
+    let source = SourceRow {
+        file: file.text,
+        overrides_json,
+        client_version: file.client_version,
+        git_commit: file.git_commit,
+        git_dirty: i64::from(file.git_dirty),
+    };
+    let warnings = spec.warnings.clone();
+    Ok((new_sweep(spec, key, source, configurations, trials), warnings))
+}
+
+fn new_sweep(
+    spec: Spec,
+    key: String,
+    source: SourceRow,
+    configurations: Vec<NewConfiguration>,
+    trials: Vec<NewTrial>,
+) -> NewSweep {
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let objective = Objective {
+        metric: spec.objective.metric,
+        goal: match spec.objective.goal {
+            sweeps::spec::Goal::Maximize => Goal::Maximize,
+            sweeps::spec::Goal::Minimize => Goal::Minimize,
+        },
+        at: match spec.objective.at {
+            sweeps::spec::At::Last => At::Last,
+            sweeps::spec::At::Best => At::Best,
+        },
+    };
+    let policy = Policy {
+        max_attempts: spec.retry.max_attempts,
+        first_ms: millis(spec.retry.backoff.first),
+        factor: spec.retry.backoff.factor,
+        max_ms: millis(spec.retry.backoff.max),
+        never: spec.retry.never.iter().filter_map(|class| FailureClass::from_name(class.name())).collect(),
+    };
+    NewSweep {
+        key,
+        name: spec.name,
+        project: spec.project.unwrap_or_default(),
+        labels: spec.labels,
+        priority: spec.priority,
+        objective,
+        report: spec.report,
+        axes: spec.axes,
+        policy,
+        max_running: spec.limits.max_running,
+        timeout_ms: spec.limits.trial_timeout.map(millis),
+        pause_after_failures: spec.limits.pause_after_failures,
+        source,
+        configurations,
+        trials,
+    }
+}
+
+fn new_configuration(configuration: &Configuration) -> NewConfiguration {
+    let recipe = &configuration.recipe;
+    NewConfiguration {
+        stage: configuration.stage.to_owned(),
+        block: configuration.block.as_deref().unwrap_or_default().to_owned(),
+        hash: configuration.hash.clone(),
+        settings_json: configuration.settings_json(),
+        recipe_json: recipe.to_json(),
+        epochs: recipe.epochs,
+        need: Need {
+            backbone: recipe.backbone.clone(),
+            task: recipe.task.clone(),
+            method: recipe.method.name().to_owned(),
+        },
+    }
+}
+
+/// Refuses a configuration that no worker with its backbone could run.
+fn check_depth(configuration: &Configuration, offers: &[(String, Offer)]) -> Result<(), FileError> {
+    let recipe = &configuration.recipe;
+    let mut refused = None;
+    for (worker, offer) in offers {
+        for backbone in offer.backbones.iter().filter(|backbone| backbone.name == recipe.backbone) {
+            match recipe.check_depth(backbone.depth) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    refused.get_or_insert_with(|| FileError::Depth {
+                        number: configuration.number,
+                        settings: configuration.settings_json(),
+                        message: error.to_string(),
+                        worker: worker.clone(),
+                    });
+                }
+            }
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+/// Parts are joined with their lengths, so that no two different submissions read alike.
+fn derived_key(name: &str, file: &File) -> String {
+    let mut hash = Sha256::new();
+    for part in [name, &file.text].into_iter().chain(file.overrides.iter().map(String::as_str)) {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    format!("sha256:{}", hex(&hash.finalize()))
+}

@@ -1,0 +1,177 @@
+-- Times are milliseconds since the Unix epoch. Columns named *_json hold JSON text.
+
+-- A submitted sweep. Its row is locked first by whoever changes one of its trials, so its counters, its event numbers
+-- and its limits are always exact.
+CREATE TABLE sweep (
+    number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    key TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    project TEXT NOT NULL,
+    labels_json TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('active', 'paused', 'ended', 'cancelled')),
+    created BIGINT NOT NULL,
+    priority BIGINT NOT NULL,
+    objective_json TEXT NOT NULL,
+    report_json TEXT NOT NULL,
+    axes_json TEXT NOT NULL,
+    retry_json TEXT NOT NULL,
+    -- Limits; NULL: none.
+    max_running BIGINT,
+    timeout_ms BIGINT,
+    pause_after_failures BIGINT,
+    paused_because TEXT NOT NULL,
+    configurations BIGINT NOT NULL,
+    -- Trials in each state; their sum is `trials`.
+    trials BIGINT NOT NULL,
+    queued BIGINT NOT NULL,
+    running BIGINT NOT NULL,
+    succeeded BIGINT NOT NULL,
+    failed BIGINT NOT NULL,
+    cancelled BIGINT NOT NULL,
+    -- Trials that failed, not diverged, since the last success or resumption.
+    failures BIGINT NOT NULL,
+    last_seq BIGINT NOT NULL,
+    CHECK (queued >= 0 AND running >= 0 AND queued + running + succeeded + failed + cancelled = trials)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX sweep_name ON sweep (name, number);
+CREATE INDEX sweep_active ON sweep (priority DESC, number) WHERE state = 'active';
+
+-- What was submitted, word for word.
+CREATE TABLE source (
+    sweep BIGINT PRIMARY KEY REFERENCES sweep (number),
+    file TEXT NOT NULL,
+    overrides_json TEXT NOT NULL,
+    client_version TEXT NOT NULL,
+    git_commit TEXT NOT NULL,
+    git_dirty BIGINT NOT NULL
+);
+
+-- What a worker must offer to run a trial.
+CREATE TABLE need (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    backbone TEXT NOT NULL,
+    task TEXT NOT NULL,
+    method TEXT NOT NULL,
+    UNIQUE (backbone, task, method)
+);
+
+CREATE TABLE configuration (
+    sweep BIGINT NOT NULL REFERENCES sweep (number),
+    -- Place in the order of the file, from 1.
+    number BIGINT NOT NULL,
+    stage TEXT NOT NULL,
+    block TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    settings_json TEXT NOT NULL,
+    recipe_json TEXT NOT NULL,
+    epochs BIGINT NOT NULL,
+    PRIMARY KEY (sweep, number),
+    UNIQUE (sweep, stage, hash)
+);
+
+CREATE TABLE trial (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    sweep BIGINT NOT NULL,
+    config BIGINT NOT NULL,
+    seed BIGINT NOT NULL,
+    need BIGINT NOT NULL REFERENCES need (id),
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
+    -- Number of the latest attempt: the fencing token.
+    attempt BIGINT NOT NULL,
+    failures BIGINT NOT NULL,
+    interruptions BIGINT NOT NULL,
+    epoch BIGINT NOT NULL,
+    -- Of a queued trial.
+    not_before BIGINT,
+    -- Of a running one.
+    worker TEXT,
+    -- Of a failed one.
+    class TEXT,
+    message TEXT,
+    -- Of a terminal one.
+    ended BIGINT,
+    UNIQUE (sweep, config, seed),
+    FOREIGN KEY (sweep, config) REFERENCES configuration (sweep, number),
+    CHECK ((state = 'queued') = (not_before IS NOT NULL)),
+    CHECK ((state = 'running') = (worker IS NOT NULL)),
+    CHECK ((state = 'failed') = (class IS NOT NULL)),
+    CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (ended IS NOT NULL))
+) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+-- The claim: in the order of ids within a sweep and a need, whatever else the table holds.
+CREATE INDEX trial_queued ON trial (sweep, need, id) WHERE state = 'queued';
+CREATE INDEX trial_sweep ON trial (sweep, id);
+
+CREATE TABLE worker (
+    id TEXT PRIMARY KEY,
+    instance TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    capabilities_json TEXT NOT NULL,
+    slots BIGINT NOT NULL,
+    registered BIGINT NOT NULL,
+    last_seen BIGINT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('live', 'draining', 'lost'))
+);
+
+CREATE TABLE attempt (
+    trial BIGINT NOT NULL REFERENCES trial (id),
+    number BIGINT NOT NULL,
+    worker TEXT NOT NULL REFERENCES worker (id),
+    -- The request that leased it: a repetition gets the same attempts.
+    request TEXT NOT NULL,
+    started BIGINT NOT NULL,
+    ended BIGINT,
+    -- How it ended; NULL while it runs.
+    how TEXT,
+    class TEXT,
+    message TEXT,
+    -- Of the call that ended it: a repetition is told so.
+    digest TEXT,
+    PRIMARY KEY (trial, number)
+);
+CREATE INDEX attempt_request ON attempt (worker, request);
+
+-- One row per running trial, renewed all the time: narrow, and without an index on `until`.
+CREATE TABLE lease (
+    trial BIGINT PRIMARY KEY REFERENCES trial (id),
+    attempt BIGINT NOT NULL,
+    worker TEXT NOT NULL,
+    until BIGINT NOT NULL
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+
+-- The one accepted result of a trial.
+CREATE TABLE result (
+    trial BIGINT PRIMARY KEY REFERENCES trial (id),
+    attempt BIGINT NOT NULL,
+    -- Score by the sweep's objective; NULL: the objective's metric is missing or not finite.
+    objective DOUBLE PRECISION,
+    metrics_json TEXT NOT NULL,
+    digest TEXT NOT NULL
+);
+
+CREATE TABLE point (
+    trial BIGINT NOT NULL REFERENCES trial (id),
+    attempt BIGINT NOT NULL,
+    name TEXT NOT NULL,
+    epoch BIGINT NOT NULL,
+    -- NULL: not finite.
+    value DOUBLE PRECISION,
+    PRIMARY KEY (trial, attempt, name, epoch)
+);
+
+-- Numbered without gaps within a sweep, from 1.
+CREATE TABLE event (
+    sweep BIGINT NOT NULL REFERENCES sweep (number),
+    seq BIGINT NOT NULL,
+    at BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    -- 0: the sweep itself.
+    trial BIGINT NOT NULL,
+    attempt BIGINT NOT NULL,
+    worker TEXT NOT NULL,
+    epoch BIGINT NOT NULL,
+    metrics_json TEXT,
+    class TEXT,
+    message TEXT NOT NULL,
+    PRIMARY KEY (sweep, seq)
+);

@@ -1,0 +1,177 @@
+-- Times are milliseconds since the Unix epoch. Columns named *_json hold JSON text.
+
+-- A submitted sweep. Its row is locked first by whoever changes one of its trials, so its counters, its event numbers
+-- and its limits are always exact.
+CREATE TABLE sweep (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    key TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    project TEXT NOT NULL,
+    labels_json TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('active', 'paused', 'ended', 'cancelled')),
+    created INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    objective_json TEXT NOT NULL,
+    report_json TEXT NOT NULL,
+    axes_json TEXT NOT NULL,
+    retry_json TEXT NOT NULL,
+    -- Limits; NULL: none.
+    max_running INTEGER,
+    timeout_ms INTEGER,
+    pause_after_failures INTEGER,
+    paused_because TEXT NOT NULL,
+    configurations INTEGER NOT NULL,
+    -- Trials in each state; their sum is `trials`.
+    trials INTEGER NOT NULL,
+    queued INTEGER NOT NULL,
+    running INTEGER NOT NULL,
+    succeeded INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL,
+    -- Trials that failed, not diverged, since the last success or resumption.
+    failures INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    CHECK (queued >= 0 AND running >= 0 AND queued + running + succeeded + failed + cancelled = trials)
+);
+CREATE INDEX sweep_name ON sweep (name, number);
+CREATE INDEX sweep_active ON sweep (priority DESC, number) WHERE state = 'active';
+
+-- What was submitted, word for word.
+CREATE TABLE source (
+    sweep INTEGER PRIMARY KEY REFERENCES sweep (number),
+    file TEXT NOT NULL,
+    overrides_json TEXT NOT NULL,
+    client_version TEXT NOT NULL,
+    git_commit TEXT NOT NULL,
+    git_dirty INTEGER NOT NULL
+);
+
+-- What a worker must offer to run a trial.
+CREATE TABLE need (
+    id INTEGER PRIMARY KEY,
+    backbone TEXT NOT NULL,
+    task TEXT NOT NULL,
+    method TEXT NOT NULL,
+    UNIQUE (backbone, task, method)
+);
+
+CREATE TABLE configuration (
+    sweep INTEGER NOT NULL REFERENCES sweep (number),
+    -- Place in the order of the file, from 1.
+    number INTEGER NOT NULL,
+    stage TEXT NOT NULL,
+    block TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    settings_json TEXT NOT NULL,
+    recipe_json TEXT NOT NULL,
+    epochs INTEGER NOT NULL,
+    PRIMARY KEY (sweep, number),
+    UNIQUE (sweep, stage, hash)
+);
+
+CREATE TABLE trial (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    sweep INTEGER NOT NULL,
+    config INTEGER NOT NULL,
+    seed INTEGER NOT NULL,
+    need INTEGER NOT NULL REFERENCES need (id),
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
+    -- Number of the latest attempt: the fencing token.
+    attempt INTEGER NOT NULL,
+    failures INTEGER NOT NULL,
+    interruptions INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    -- Of a queued trial.
+    not_before INTEGER,
+    -- Of a running one.
+    worker TEXT,
+    -- Of a failed one.
+    class TEXT,
+    message TEXT,
+    -- Of a terminal one.
+    ended INTEGER,
+    UNIQUE (sweep, config, seed),
+    FOREIGN KEY (sweep, config) REFERENCES configuration (sweep, number),
+    CHECK ((state = 'queued') = (not_before IS NOT NULL)),
+    CHECK ((state = 'running') = (worker IS NOT NULL)),
+    CHECK ((state = 'failed') = (class IS NOT NULL)),
+    CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (ended IS NOT NULL))
+);
+-- The claim: in the order of ids within a sweep and a need, whatever else the table holds.
+CREATE INDEX trial_queued ON trial (sweep, need, id) WHERE state = 'queued';
+CREATE INDEX trial_sweep ON trial (sweep, id);
+
+CREATE TABLE worker (
+    id TEXT PRIMARY KEY,
+    instance TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    capabilities_json TEXT NOT NULL,
+    slots INTEGER NOT NULL,
+    registered INTEGER NOT NULL,
+    last_seen INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('live', 'draining', 'lost'))
+);
+
+CREATE TABLE attempt (
+    trial INTEGER NOT NULL REFERENCES trial (id),
+    number INTEGER NOT NULL,
+    worker TEXT NOT NULL REFERENCES worker (id),
+    -- The request that leased it: a repetition gets the same attempts.
+    request TEXT NOT NULL,
+    started INTEGER NOT NULL,
+    ended INTEGER,
+    -- How it ended; NULL while it runs.
+    how TEXT,
+    class TEXT,
+    message TEXT,
+    -- Of the call that ended it: a repetition is told so.
+    digest TEXT,
+    PRIMARY KEY (trial, number)
+) WITHOUT ROWID;
+CREATE INDEX attempt_request ON attempt (worker, request);
+
+-- One row per running trial, renewed all the time: narrow, and without an index on `until`.
+CREATE TABLE lease (
+    trial INTEGER PRIMARY KEY REFERENCES trial (id),
+    attempt INTEGER NOT NULL,
+    worker TEXT NOT NULL,
+    until INTEGER NOT NULL
+);
+
+-- The one accepted result of a trial.
+CREATE TABLE result (
+    trial INTEGER PRIMARY KEY REFERENCES trial (id),
+    attempt INTEGER NOT NULL,
+    -- Score by the sweep's objective; NULL: the objective's metric is missing or not finite.
+    objective REAL,
+    metrics_json TEXT NOT NULL,
+    digest TEXT NOT NULL
+);
+
+CREATE TABLE point (
+    trial INTEGER NOT NULL REFERENCES trial (id),
+    attempt INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    -- NULL: not finite.
+    value REAL,
+    PRIMARY KEY (trial, attempt, name, epoch)
+) WITHOUT ROWID;
+
+-- Numbered without gaps within a sweep, from 1.
+CREATE TABLE event (
+    sweep INTEGER NOT NULL REFERENCES sweep (number),
+    seq INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    -- 0: the sweep itself.
+    trial INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    worker TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    metrics_json TEXT,
+    class TEXT,
+    message TEXT NOT NULL,
+    PRIMARY KEY (sweep, seq)
+) WITHOUT ROWID;
