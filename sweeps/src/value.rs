@@ -141,13 +141,19 @@ pub fn to_json(settings: &Settings) -> Result<serde_json::Value, ValueError> {
     Ok(serde_json::Value::Object(map.collect::<Result<_, ValueError>>()?))
 }
 
-/// Writes a finite number in its canonical form.
+/// A finite number in its canonical form.
 pub(crate) fn number(x: f64) -> String {
+    let mut out = String::new();
+    write_number(&mut out, x);
+    out
+}
+
+pub(crate) fn write_number(out: &mut String, x: f64) {
     // Display and LowerExp both print the shortest digits that read back to `x`; only the notation differs.
     match integral(x) {
-        Some(i) => i.to_string(),
-        None if (1e-5..1e16).contains(&x.abs()) => format!("{x}"),
-        None => format!("{x:e}"),
+        Some(i) => write_display(out, i),
+        None if (1e-5..1e16).contains(&x.abs()) => write_display(out, x),
+        None => write_display(out, format_args!("{x:e}")),
     }
 }
 
@@ -164,7 +170,7 @@ fn write_value(out: &mut String, value: &Value) -> Result<(), ValueError> {
         Value::Bool(true) => out.push_str("true"),
         Value::Bool(false) => out.push_str("false"),
         Value::Int(i) => write_display(out, i),
-        Value::Float(x) if x.is_finite() => out.push_str(&number(*x)),
+        Value::Float(x) if x.is_finite() => write_number(out, *x),
         Value::Float(_) => return Err(ValueError::NotFinite),
         Value::String(s) => write_string(out, s),
         Value::List(list) => {
@@ -191,8 +197,13 @@ fn write_map(out: &mut String, map: &Settings) -> Result<(), ValueError> {
 }
 
 /// JSON escapes only what JSON must escape, so that one string has one form.
-fn write_string(out: &mut String, s: &str) {
+pub(crate) fn write_string(out: &mut String, s: &str) {
     out.push('"');
+    if s.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') {
+        out.push_str(s);
+        out.push('"');
+        return;
+    }
     for c in s.chars() {
         match c {
             '"' => out.push_str("\\\""),
@@ -204,7 +215,7 @@ fn write_string(out: &mut String, s: &str) {
     out.push('"');
 }
 
-fn write_display(out: &mut String, what: impl std::fmt::Display) {
+pub(crate) fn write_display(out: &mut String, what: impl std::fmt::Display) {
     write!(out, "{what}").expect("writing to a string cannot fail");
 }
 

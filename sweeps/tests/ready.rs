@@ -33,12 +33,26 @@ fn every_ready_made_sweep_expands() {
     assert!(found >= 2, "found {found} sweeps in {}", folder.display());
 }
 
+#[test]
+fn every_parameter_is_documented_with_its_readers() {
+    let manual = include_str!("../../docs/sweep-file.md");
+    for key in sweeps::recipe::KEYS {
+        let readers = match key.methods {
+            [one] => format!("`{one}`"),
+            many if many.len() == sweeps::recipe::METHODS.len() => "all".to_owned(),
+            _ => "prompted".to_owned(),
+        };
+        let row = format!("| `{}` | {readers} |", key.name);
+        assert!(manual.contains(&row), "docs/sweep-file.md lacks `{row}`");
+    }
+}
+
 /// 4560 as "4,560".
 fn with_commas(count: usize) -> String {
     let digits = count.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

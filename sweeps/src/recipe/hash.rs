@@ -9,7 +9,6 @@
 use sha2::{Digest, Sha256};
 
 use super::Recipe;
-use crate::value;
 
 const TAG: &str = "promptsweep recipe 1";
 
@@ -24,7 +23,7 @@ impl Recipe {
         let mut sha = Sha256::new();
         sha.update(TAG);
         sha.update("\n");
-        sha.update(value::canonical(&self.to_settings()).expect("the numbers of a recipe are finite"));
+        sha.update(self.to_json());
         sha.finalize().into()
     }
 }

@@ -1,5 +1,6 @@
 //! From settings to a recipe: the keys known and read by the method, the values in range, the defaults filled in.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 use super::keys::{self, KEYS, METHODS};
@@ -147,7 +148,7 @@ fn split(source: Source<'_>) -> Result<Split, RecipeError> {
 
 fn optimizer(source: Source<'_>) -> Result<Optimizer, RecipeError> {
     let map = named(source, "optimizer", "sgd")?;
-    let layers = [&map];
+    let layers = [map.as_ref()];
     let fields = Fields { scope: Some("optimizer"), source: Source { layers: &layers } };
     let share = |field: &str, default: f64| {
         fields.float(field, Some(default), "a number with 0 <= x < 1", |x| (0.0..1.0).contains(&x))
@@ -170,7 +171,7 @@ fn optimizer(source: Source<'_>) -> Result<Optimizer, RecipeError> {
 
 fn schedule(source: Source<'_>, epochs: u32) -> Result<Schedule, RecipeError> {
     let map = named(source, "schedule", "cosine")?;
-    let layers = [&map];
+    let layers = [map.as_ref()];
     let fields = Fields { scope: Some("schedule"), source: Source { layers: &layers } };
     match fields.choice("name", None, &[("cosine", "cosine"), ("constant", "constant")])? {
         "cosine" => {
@@ -194,11 +195,11 @@ fn schedule(source: Source<'_>, epochs: u32) -> Result<Schedule, RecipeError> {
 }
 
 /// The map under `key`; a bare name stands for the map that holds only the name.
-fn named(source: Source<'_>, key: &str, default: &str) -> Result<Settings, RecipeError> {
-    let name = |name: Value| Settings::from([("name".to_owned(), name)]);
+fn named<'a>(source: Source<'a>, key: &str, default: &str) -> Result<Cow<'a, Settings>, RecipeError> {
+    let name = |name: Value| Cow::Owned(Settings::from([("name".to_owned(), name)]));
     match source.get(key) {
         None => Ok(name(Value::String(default.to_owned()))),
-        Some(Value::Map(map)) => Ok(map.clone()),
+        Some(Value::Map(map)) => Ok(Cow::Borrowed(map)),
         Some(bare @ Value::String(_)) => Ok(name(bare.clone())),
         Some(other) => Err(RecipeError::new(
             key,
@@ -234,6 +235,11 @@ impl<'a> Fields<'a> {
     }
 
     fn method_name(&self) -> Result<&'static str, RecipeError> {
+        if let Some(Value::String(found)) = self.source.get("method")
+            && let Some(name) = METHODS.iter().find(|name| *name == found)
+        {
+            return Ok(name);
+        }
         let names: Vec<(&str, &'static str)> = METHODS.iter().map(|name| (*name, *name)).collect();
         self.choice("method", None, &names)
     }

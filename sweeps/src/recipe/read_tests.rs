@@ -275,6 +275,7 @@ proptest! {
     fn settings_and_json_read_back(recipe in any_recipe()) {
         prop_assert_eq!(&Recipe::from_settings(&recipe.to_settings()).unwrap(), &recipe);
         prop_assert_eq!(&Recipe::from_json(&recipe.to_json()).unwrap(), &recipe);
+        prop_assert_eq!(recipe.to_json(), value::canonical(&recipe.to_settings()).unwrap());
     }
 
     #[test]

@@ -1,104 +1,143 @@
 //! From a recipe to its flat form: every default written out.
+//!
+//! The form is built once, borrowed ([`Recipe::items`]); settings and canonical JSON are both made from it, the
+//! latter without copies, because a space of a million configurations hashes each of them.
 
 use super::{Method, Optimizer, Recipe, Schedule, Split};
-use crate::value::{self, Settings, Value};
+use crate::value::{Settings, Value, write_display, write_number, write_string};
+
+/// A value of the flat form.
+enum Item<'a> {
+    Null,
+    Bool(bool),
+    Int(u32),
+    Float(f64),
+    Str(&'a str),
+    Map(Items<'a>),
+}
+
+type Items<'a> = Vec<(&'static str, Item<'a>)>;
 
 impl Recipe {
     /// The complete flat form. [`Recipe::from_settings`] reads it back to an equal recipe.
     #[must_use]
     pub fn to_settings(&self) -> Settings {
-        let mut out = map([
-            ("backbone", string(&self.backbone)),
-            ("task", string(&self.task)),
-            ("split", split(&self.split)),
-            ("recipe", string(self.preprocessing.name())),
-            ("normalization", string(self.normalization.name())),
-            ("image_size", int(self.image_size)),
-            ("method", string(self.method.name())),
-            ("head_init", string(self.head_init.name())),
-            ("epochs", int(self.epochs)),
-            ("batch_size", int(self.batch_size)),
-            ("lr", Value::Float(self.lr)),
-            ("wd", Value::Float(self.wd)),
-            ("optimizer", optimizer(self.optimizer)),
-            ("schedule", schedule(self.schedule)),
-        ]);
-        out.extend(method(&self.method));
-        out
+        to_settings(self.items())
     }
 
     /// The wire form: [`Recipe::to_settings`] as canonical JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        value::canonical(&self.to_settings()).expect("the numbers of a recipe are finite")
+        let mut out = String::with_capacity(640);
+        write_items(&mut out, self.items());
+        out
+    }
+
+    fn items(&self) -> Items<'_> {
+        let mut out = Vec::with_capacity(20);
+        out.extend([
+            ("backbone", Item::Str(&self.backbone)),
+            ("task", Item::Str(&self.task)),
+            ("split", split(&self.split)),
+            ("recipe", Item::Str(self.preprocessing.name())),
+            ("normalization", Item::Str(self.normalization.name())),
+            ("image_size", Item::Int(self.image_size)),
+            ("method", Item::Str(self.method.name())),
+            ("head_init", Item::Str(self.head_init.name())),
+            ("epochs", Item::Int(self.epochs)),
+            ("batch_size", Item::Int(self.batch_size)),
+            ("lr", Item::Float(self.lr)),
+            ("wd", Item::Float(self.wd)),
+            ("optimizer", optimizer(self.optimizer)),
+            ("schedule", schedule(self.schedule)),
+        ]);
+        method(&self.method, &mut out);
+        out
     }
 }
 
-fn method(method: &Method) -> Settings {
-    match *method {
-        Method::Linear => Settings::new(),
+fn method(method: &Method, out: &mut Items<'_>) {
+    let (length, depth, dropout) = match *method {
+        Method::Linear => return,
         Method::VptShallow { prompt_length, insertion_depth, prompt_dropout } => {
-            prompts(prompt_length, insertion_depth, prompt_dropout)
+            (prompt_length, insertion_depth, prompt_dropout)
         }
         Method::VptDeep { prompt_length, insertion_depth, prompted_blocks, prompt_dropout } => {
-            let mut out = prompts(prompt_length, insertion_depth, prompt_dropout);
-            out.insert("prompted_blocks".into(), prompted_blocks.map_or(Value::Null, int));
-            out
+            out.push(("prompted_blocks", prompted_blocks.map_or(Item::Null, Item::Int)));
+            (prompt_length, insertion_depth, prompt_dropout)
         }
         Method::Gated { prompt_length, insertion_depth, prompt_dropout, gate_init, temperature } => {
-            let mut out = prompts(prompt_length, insertion_depth, prompt_dropout);
-            out.insert("gate_init".into(), Value::Float(gate_init));
-            out.insert("temperature".into(), Value::Bool(temperature));
-            out
+            out.extend([("gate_init", Item::Float(gate_init)), ("temperature", Item::Bool(temperature))]);
+            (prompt_length, insertion_depth, prompt_dropout)
         }
-    }
+    };
+    out.extend([
+        ("prompt_length", Item::Int(length)),
+        ("insertion_depth", Item::Int(depth)),
+        ("prompt_dropout", Item::Float(dropout)),
+    ]);
 }
 
-fn prompts(length: u32, depth: u32, dropout: f64) -> Settings {
-    map([
-        ("prompt_length", int(length)),
-        ("insertion_depth", int(depth)),
-        ("prompt_dropout", Value::Float(dropout)),
+fn split(split: &Split) -> Item<'_> {
+    Item::Map(vec![
+        ("train", Item::Str(&split.train)),
+        ("eval", Item::Str(&split.eval)),
+        ("test", split.test.as_deref().map_or(Item::Null, Item::Str)),
     ])
 }
 
-fn split(split: &Split) -> Value {
-    Value::Map(map([
-        ("train", string(&split.train)),
-        ("eval", string(&split.eval)),
-        ("test", split.test.as_deref().map_or(Value::Null, string)),
-    ]))
-}
-
-fn optimizer(optimizer: Optimizer) -> Value {
-    let name = ("name", string(optimizer.name()));
-    Value::Map(match optimizer {
-        Optimizer::Sgd { momentum } => map([name, ("momentum", Value::Float(momentum))]),
+fn optimizer(optimizer: Optimizer) -> Item<'static> {
+    let name = ("name", Item::Str(optimizer.name()));
+    Item::Map(match optimizer {
+        Optimizer::Sgd { momentum } => vec![name, ("momentum", Item::Float(momentum))],
         Optimizer::AdamW { beta1, beta2, eps } => {
-            let float = Value::Float;
-            map([name, ("beta1", float(beta1)), ("beta2", float(beta2)), ("eps", float(eps))])
+            vec![
+                name,
+                ("beta1", Item::Float(beta1)),
+                ("beta2", Item::Float(beta2)),
+                ("eps", Item::Float(eps)),
+            ]
         }
     })
 }
 
-fn schedule(schedule: Schedule) -> Value {
-    let name = ("name", string(schedule.name()));
-    Value::Map(match schedule {
-        Schedule::Constant => map([name]),
+fn schedule(schedule: Schedule) -> Item<'static> {
+    let name = ("name", Item::Str(schedule.name()));
+    Item::Map(match schedule {
+        Schedule::Constant => vec![name],
         Schedule::Cosine { warmup_epochs, warmup } => {
-            map([name, ("warmup_epochs", int(warmup_epochs)), ("warmup", string(warmup.name()))])
+            vec![name, ("warmup_epochs", Item::Int(warmup_epochs)), ("warmup", Item::Str(warmup.name()))]
         }
     })
 }
 
-fn map<const N: usize>(entries: [(&str, Value); N]) -> Settings {
-    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+fn to_settings(items: Items<'_>) -> Settings {
+    let value = |item| match item {
+        Item::Null => Value::Null,
+        Item::Bool(b) => Value::Bool(b),
+        Item::Int(i) => Value::Int(i.into()),
+        Item::Float(x) => Value::Float(x),
+        Item::Str(s) => Value::String(s.to_owned()),
+        Item::Map(items) => Value::Map(to_settings(items)),
+    };
+    items.into_iter().map(|(key, item)| (key.to_owned(), value(item))).collect()
 }
 
-fn string(s: &str) -> Value {
-    Value::String(s.to_owned())
-}
-
-fn int(i: u32) -> Value {
-    Value::Int(i.into())
+/// The canonical form of [`value::canonical`](crate::value::canonical), as a test compares.
+fn write_items(out: &mut String, mut items: Items<'_>) {
+    items.sort_unstable_by_key(|(key, _)| *key);
+    for (i, (key, item)) in items.into_iter().enumerate() {
+        out.push(if i == 0 { '{' } else { ',' });
+        write_string(out, key);
+        out.push(':');
+        match item {
+            Item::Null => out.push_str("null"),
+            Item::Bool(b) => out.push_str(if b { "true" } else { "false" }),
+            Item::Int(i) => write_display(out, i),
+            Item::Float(x) => write_number(out, x),
+            Item::Str(s) => write_string(out, s),
+            Item::Map(items) => write_items(out, items),
+        }
+    }
+    out.push('}');
 }

@@ -1,0 +1,222 @@
+//! The command line of `sweep`: verbs, flags and their help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use proto::v1::TrialState;
+
+/// Where a coordinator listens unless it was told otherwise.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:7741";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "sweep",
+    version,
+    about = "Plan, run and tabulate hyperparameter sweeps",
+    after_help = "\
+SWEEP is an id, a unique prefix of one, a sweep's name (the newest of that name) or `last`.
+
+Exit codes: 0 ok, 2 usage or invalid file, 3 not found, 4 refused, 5 coordinator unreachable,
+10 the watched sweep ended with failures.
+
+Environment: SWEEP_SERVER, SWEEP_TOKEN (the bearer token of the coordinator), NO_COLOR."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Address of the coordinator
+    #[arg(long, global = true, env = "SWEEP_SERVER", default_value = DEFAULT_SERVER, value_name = "URL")]
+    pub(crate) server: String,
+    /// How to print: csv for `results` and `trials` only
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+    Csv,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Check a sweep file; needs no coordinator
+    Validate(FileArgs),
+    /// Count what a sweep file would run, and which workers could
+    Plan(PlanArgs),
+    /// Queue the trials of a sweep file and print the sweep's id
+    Submit(SubmitArgs),
+    /// List sweeps, newest first
+    List(ListArgs),
+    /// Show a sweep: counts, failures by class, what no worker can run
+    Show(ShowArgs),
+    /// Follow a sweep to its end
+    Watch(SweepArgs),
+    /// List the trials of a sweep
+    Trials(TrialsArgs),
+    /// Show a trial with every attempt
+    Trial(TrialArgs),
+    /// Print a trial as a file that `worker train` runs again
+    Capture(CaptureArgs),
+    /// Tabulate results: mean and standard deviation over seeds
+    Results(ResultsArgs),
+    /// Show the best configuration by the objective
+    Best(BestArgs),
+    /// Lease no further trials of a sweep; running ones go on
+    Pause(SweepArgs),
+    /// Undo `pause`
+    Resume(SweepArgs),
+    /// End every trial of a sweep that has not ended
+    Cancel(SweepArgs),
+    /// List the workers that the coordinator knows
+    Workers,
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FileArgs {
+    /// The sweep file
+    pub(crate) file: PathBuf,
+    /// Override a value of the file, as in axes.lr.range.num=5; may be repeated
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    /// Count only; ask no coordinator
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    /// Follow the sweep to its end
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Submitting the same key again gives the same sweep [default: name and contents of the file]
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// At most this many
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SweepArgs {
+    /// Id, prefix, name or `last`
+    pub(crate) sweep: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Id, prefix, name or `last`
+    pub(crate) sweep: String,
+    /// Print the sweep file as it was submitted
+    #[arg(long)]
+    pub(crate) file: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrialsArgs {
+    /// Id, prefix, name or `last`
+    pub(crate) sweep: String,
+    /// Only trials in these states, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "STATE")]
+    pub(crate) state: Vec<State>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrialArgs {
+    /// Id of the trial
+    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) trial: i64,
+    /// Show the metrics of every epoch
+    #[arg(long)]
+    pub(crate) points: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaptureArgs {
+    /// Id of the trial
+    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) trial: i64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResultsArgs {
+    /// Id, prefix, name or `last`
+    pub(crate) sweep: String,
+    /// One row per value of this axis (also `method`, `block`, `stage`)
+    #[arg(long, value_name = "AXIS")]
+    pub(crate) rows: Option<String>,
+    /// One column per value of this axis
+    #[arg(long, value_name = "AXIS")]
+    pub(crate) cols: Option<String>,
+    /// The metric to show [default: with --rows or --cols the first of `report`, else all of them]
+    #[arg(long)]
+    pub(crate) metric: Option<String>,
+    /// Only this stage [default: all; with --rows or --cols the last that has results]
+    #[arg(long)]
+    pub(crate) stage: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BestArgs {
+    /// Id, prefix, name or `last`
+    pub(crate) sweep: String,
+    /// The best for each value of this axis (also `method`, `block`)
+    #[arg(long, value_name = "AXIS")]
+    pub(crate) per: Option<String>,
+    /// Choose within this stage [default: the last that has results]
+    #[arg(long)]
+    pub(crate) stage: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// A trial's state as written on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum State {
+    Waiting,
+    Queued,
+    Running,
+    Succeeded,
+    Stopped,
+    Failed,
+    Cancelled,
+}
+
+impl From<State> for TrialState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Waiting => TrialState::Waiting,
+            State::Queued => TrialState::Queued,
+            State::Running => TrialState::Running,
+            State::Succeeded => TrialState::Succeeded,
+            State::Stopped => TrialState::Stopped,
+            State::Failed => TrialState::Failed,
+            State::Cancelled => TrialState::Cancelled,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Everything that can go wrong in the command `sweep`, what it says and which exit code it gives.
+//!
+//! Two exhaustive matches: a new variant does not compile before it has both.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use sweeps::spec::SpecErrors;
+
+/// How a verb that went through ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    /// The sweep that was watched ended with failures.
+    SweepFailed,
+    /// The user stopped watching; the sweep goes on.
+    Interrupted,
+}
+
+impl Outcome {
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Outcome::Done => 0,
+            Outcome::SweepFailed => 10,
+            Outcome::Interrupted => 130,
+        }
+    }
+}
+
+/// What a user can cause, or meet.
+#[derive(Debug)]
+pub(crate) enum CliError {
+    ReadFile { file: PathBuf, source: io::Error },
+    FileTooLarge { file: PathBuf, bound: u64 },
+    InvalidFile { file: PathBuf, errors: SpecErrors },
+    InvalidServer { server: String, reason: &'static str },
+    InvalidToken,
+    UnknownAxis { name: String, known: Vec<String> },
+    UnknownMetric { name: String, known: Vec<String> },
+    UnknownStage { name: String, known: Vec<String> },
+    NoCsv { verb: &'static str },
+    NoResult { sweep: String },
+    InvalidRequest { message: String },
+    NotFound { message: String },
+    Refused { message: String },
+    Unauthenticated { server: String, had_token: bool },
+    Unreachable { server: String, reason: String },
+    Lost { server: String, minutes: u64, reason: String },
+    Coordinator { code: tonic::Code, message: String },
+    BadReply { what: &'static str, source: serde_json::Error },
+    Write { source: io::Error },
+    Runtime { source: io::Error },
+}
+
+impl CliError {
+    /// 1 is a fault of ours; `--help` names the others.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            CliError::ReadFile { .. }
+            | CliError::FileTooLarge { .. }
+            | CliError::InvalidFile { .. }
+            | CliError::InvalidServer { .. }
+            | CliError::InvalidToken
+            | CliError::UnknownAxis { .. }
+            | CliError::UnknownMetric { .. }
+            | CliError::UnknownStage { .. }
+            | CliError::NoCsv { .. }
+            | CliError::InvalidRequest { .. } => 2,
+            CliError::NotFound { .. } | CliError::NoResult { .. } => 3,
+            CliError::Refused { .. } | CliError::Unauthenticated { .. } => 4,
+            CliError::Unreachable { .. } | CliError::Lost { .. } => 5,
+            CliError::Coordinator { .. } | CliError::BadReply { .. } | CliError::Runtime { .. } => 1,
+            CliError::Write { source } if source.kind() == io::ErrorKind::BrokenPipe => 0,
+            CliError::Write { .. } => 1,
+        }
+    }
+
+    /// Nobody reads our output any more: that is no fault, and there is nobody to tell.
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self, CliError::Write { source } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CliError::ReadFile { file, source } => {
+                write!(f, "failed to read the sweep file `{}`: {source}", file.display())
+            }
+            CliError::FileTooLarge { file, bound } => {
+                write!(f, "`{}` has more than {bound} bytes: is it a sweep file?", file.display())
+            }
+            CliError::InvalidFile { file, errors } => {
+                write!(f, "`{}` is no valid sweep file\n{errors}", file.display())
+            }
+            CliError::InvalidServer { server, reason } => write!(
+                f,
+                "`{server}` is no address of a coordinator: {reason}; give it as http://HOST:PORT \
+                 by --server or SWEEP_SERVER"
+            ),
+            CliError::InvalidToken => {
+                f.write_str("SWEEP_TOKEN holds characters that cannot be sent; a token is visible ASCII")
+            }
+            CliError::UnknownAxis { name, known } => {
+                write!(f, "`{name}` is no axis of this sweep; it has {}", listed(known))
+            }
+            CliError::UnknownMetric { name, known } => {
+                write!(f, "no result has a metric `{name}`; there are {}", listed(known))
+            }
+            CliError::UnknownStage { name, known } => {
+                write!(f, "`{name}` is no stage of this sweep; it has {}", listed(known))
+            }
+            CliError::NoCsv { verb } => {
+                write!(f, "`sweep {verb}` has no csv; use --output json (csv: `results`, `trials`)")
+            }
+            CliError::NoResult { sweep } => {
+                write!(f, "no trial of sweep `{sweep}` has a result yet; see `sweep show {sweep}`")
+            }
+            CliError::InvalidRequest { message }
+            | CliError::NotFound { message }
+            | CliError::Refused { message } => f.write_str(message),
+            CliError::Unauthenticated { server, had_token: true } => {
+                write!(f, "the coordinator at {server} does not accept this token; check SWEEP_TOKEN")
+            }
+            CliError::Unauthenticated { server, had_token: false } => {
+                write!(f, "the coordinator at {server} asks for a token; set SWEEP_TOKEN")
+            }
+            CliError::Unreachable { server, reason } => write!(
+                f,
+                "coordinator at {server} is unreachable ({reason}); is it running? \
+                 set SWEEP_SERVER or --server to its address"
+            ),
+            CliError::Lost { server, minutes, reason } => write!(
+                f,
+                "coordinator at {server} has been unreachable for {minutes} minutes ({reason}); \
+                 the sweep is kept there: watch again when it is back"
+            ),
+            CliError::Coordinator { code, message } => {
+                write!(f, "the coordinator failed ({code:?}): {message}")
+            }
+            CliError::BadReply { what, source } => {
+                write!(f, "the coordinator sent {what} that cannot be read: {source}")
+            }
+            CliError::Write { source } => write!(f, "failed to write the output: {source}"),
+            CliError::Runtime { source } => write!(f, "failed to start the runtime: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for CliError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        None
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

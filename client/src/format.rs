@@ -1,0 +1,166 @@
+//! How names of the wire, numbers, durations and settings are written for people. Pure.
+
+use std::collections::BTreeMap;
+
+use proto::v1::{FailureClass, Statistic, SweepState, TrialState};
+use serde_json::Value;
+
+use crate::error::CliError;
+
+/// Parameters of a configuration by name.
+pub(crate) type Settings = BTreeMap<String, Value>;
+
+/// Reads the settings of a trial or configuration as the coordinator sent them.
+pub(crate) fn settings(json: &str) -> Result<Settings, CliError> {
+    if json.is_empty() {
+        return Ok(Settings::new());
+    }
+    serde_json::from_str(json).map_err(|source| CliError::BadReply { what: "settings", source })
+}
+
+/// A setting on a line: strings bare, the rest as JSON.
+pub(crate) fn setting(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// `true` for metrics that the wire carries as percentages from 0 to 100.
+fn is_percentage(metric: &str) -> bool {
+    let name = metric.rsplit('/').next().unwrap_or(metric);
+    matches!(name, "top1" | "top5" | "per_class")
+}
+
+/// Decimals to show of values like this one: two for percentages, else so many that four digits count.
+/// `None`: too large or too small to write out.
+fn decimals(name: &str, value: f64) -> Option<usize> {
+    if is_percentage(name) {
+        return Some(2);
+    }
+    let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
+    (-4..=6).contains(&magnitude).then(|| usize::try_from(3 - magnitude).unwrap_or(0))
+}
+
+/// A metric's value: percentages with two decimals, anything else with four significant digits.
+pub(crate) fn metric(name: &str, value: f64) -> String {
+    if !value.is_finite() {
+        return value.to_string();
+    }
+    match decimals(name, value) {
+        Some(decimals) => format!("{value:.decimals$}"),
+        None => format!("{value:.3e}"),
+    }
+}
+
+/// `mean ± std` with the same decimals, the mean alone for one value, a dash for none.
+pub(crate) fn statistic(name: &str, value: &Statistic) -> String {
+    match (value.n, decimals(name, value.mean)) {
+        (0, _) => "–".to_owned(),
+        (1, _) => metric(name, value.mean),
+        (_, Some(decimals)) => format!("{} ± {:.decimals$}", metric(name, value.mean), value.std),
+        (_, None) => format!("{} ± {}", metric(name, value.mean), metric(name, value.std)),
+    }
+}
+
+/// A duration in its two largest units.
+pub(crate) fn duration(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    let (days, hours, minutes) = (whole / 86_400, whole / 3_600 % 24, whole / 60 % 60);
+    match whole {
+        0..60 => format!("{whole}s"),
+        60..3_600 => format!("{minutes}m {:02}s", whole % 60),
+        3_600..86_400 => format!("{hours}h {minutes:02}m"),
+        _ => format!("{days}d {hours:02}h"),
+    }
+}
+
+/// A moment in UTC to the second; empty when there is none.
+pub(crate) fn moment(at: Option<&prost_types::Timestamp>) -> String {
+    at.map(|at| prost_types::Timestamp { seconds: at.seconds, nanos: 0 }.to_string()).unwrap_or_default()
+}
+
+/// Seconds since the epoch.
+pub(crate) fn seconds(at: &prost_types::Timestamp) -> f64 {
+    at.seconds as f64 + f64::from(at.nanos) * 1e-9
+}
+
+pub(crate) fn sweep_state(state: SweepState) -> &'static str {
+    match state {
+        SweepState::Unspecified => "unknown",
+        SweepState::Active => "active",
+        SweepState::Paused => "paused",
+        SweepState::Ended => "ended",
+        SweepState::Cancelled => "cancelled",
+    }
+}
+
+pub(crate) fn trial_state(state: TrialState) -> &'static str {
+    match state {
+        TrialState::Unspecified => "unknown",
+        TrialState::Waiting => "waiting",
+        TrialState::Queued => "queued",
+        TrialState::Running => "running",
+        TrialState::Succeeded => "succeeded",
+        TrialState::Stopped => "stopped",
+        TrialState::Failed => "failed",
+        TrialState::Cancelled => "cancelled",
+    }
+}
+
+/// The class of a failure; empty when nothing failed.
+pub(crate) fn failure(class: FailureClass) -> &'static str {
+    match class {
+        FailureClass::Unspecified => "",
+        FailureClass::InvalidConfig => "invalid_config",
+        FailureClass::CodeError => "code_error",
+        FailureClass::Diverged => "diverged",
+        FailureClass::CudaOom => "cuda_oom",
+        FailureClass::HostOom => "host_oom",
+        FailureClass::Timeout => "timeout",
+        FailureClass::BadData => "bad_data",
+        FailureClass::BadNode => "bad_node",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages_have_two_decimals_and_the_rest_four_digits() {
+        for (name, value, expected) in [
+            ("val/top1", 87.204, "87.20"),
+            ("test/per_class", 0.0, "0.00"),
+            ("train/loss", 0.432_149, "0.4321"),
+            ("train/loss", 0.001_234_56, "0.001235"),
+            ("seconds/cpu", 1234.56, "1235"),
+            ("params", 1_234_567.0, "1234567"),
+            ("train/loss", 1e-9, "1.000e-9"),
+            ("train/loss", 0.0, "0.000"),
+            ("train/loss", -2.5, "-2.500"),
+            ("val/top1", f64::NAN, "NaN"),
+        ] {
+            assert_eq!(metric(name, value), expected, "{name} {value}");
+        }
+    }
+
+    #[test]
+    fn a_statistic_shows_its_spread_only_when_it_has_one() {
+        let of = |n| statistic("val/top1", &Statistic { mean: 87.2, std: 0.351, n });
+        assert_eq!(of(0), "–");
+        assert_eq!(of(1), "87.20");
+        assert_eq!(of(3), "87.20 ± 0.35");
+        let loss = Statistic { mean: 0.4321, std: 0.01, n: 3 };
+        assert_eq!(statistic("train/loss", &loss), "0.4321 ± 0.0100");
+    }
+
+    #[test]
+    fn durations_have_their_two_largest_units() {
+        for (seconds, expected) in
+            [(0.2, "0s"), (59.4, "59s"), (59.9, "1m 00s"), (3_725.0, "1h 02m"), (90_000.0, "1d 01h")]
+        {
+            assert_eq!(duration(seconds), expected);
+        }
+    }
+}

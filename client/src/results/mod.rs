@@ -1,0 +1,307 @@
+//! Results of a sweep as rows: one per configuration, with its settings read. Pure.
+
+pub(crate) mod pivot;
+pub(crate) mod record;
+pub(crate) mod table;
+
+use std::collections::BTreeSet;
+
+use proto::v1::{Configuration, Objective, ResultsResponse, Statistic};
+use serde_json::Value;
+
+use crate::error::CliError;
+use crate::format::{self, Settings};
+
+/// Names that can be asked for beside the axes.
+const STAGE: &str = "stage";
+const BLOCK: &str = "block";
+
+/// What the coordinator said about a sweep's configurations, settings read.
+#[derive(Debug, Clone)]
+pub(crate) struct Results {
+    pub(crate) objective: Objective,
+    /// Metrics to show besides the objective.
+    pub(crate) report: Vec<String>,
+    /// Settings by name: the axes in the order of the file, then what blocks and `include` set besides.
+    pub(crate) axes: Vec<String>,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// One configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) configuration: Configuration,
+    pub(crate) settings: Settings,
+}
+
+impl Row {
+    pub(crate) fn objective(&self) -> Statistic {
+        self.configuration.objective.unwrap_or_default()
+    }
+
+    /// A metric over the seeds; the objective's own metric is the score as the coordinator counts it.
+    pub(crate) fn metric(&self, name: &str, objective: &Objective) -> Statistic {
+        if name == objective.metric {
+            return self.objective();
+        }
+        self.configuration.metrics.get(name).copied().unwrap_or_default()
+    }
+
+    /// The value of an axis, of `stage` or of `block`; `None` where the configuration has none.
+    pub(crate) fn value(&self, axis: &str) -> Option<Value> {
+        let name = |text: &str| Some(Value::from(text)).filter(|_| !text.is_empty());
+        match axis {
+            STAGE => name(&self.configuration.stage),
+            BLOCK => name(&self.configuration.block),
+            _ => self.settings.get(axis).cloned(),
+        }
+    }
+}
+
+impl Results {
+    pub(crate) fn read(reply: ResultsResponse) -> Result<Self, CliError> {
+        let mut rows = Vec::with_capacity(reply.configurations.len());
+        for configuration in reply.configurations {
+            let settings = format::settings(&configuration.settings_json)?;
+            rows.push(Row { configuration, settings });
+        }
+        let mut axes = reply.axes;
+        let others: BTreeSet<&String> = rows.iter().flat_map(|row| row.settings.keys()).collect();
+        let others: Vec<String> = others.into_iter().filter(|name| !axes.contains(name)).cloned().collect();
+        axes.extend(others);
+        let objective = reply.objective.unwrap_or_default();
+        Ok(Self { objective, report: reply.report, axes, rows })
+    }
+
+    /// Keeps one stage.
+    pub(crate) fn only_stage(mut self, stage: &str) -> Result<Self, CliError> {
+        let known = self.stages();
+        if !known.iter().any(|name| name == stage) {
+            return Err(CliError::UnknownStage { name: stage.to_owned(), known });
+        }
+        self.rows.retain(|row| row.configuration.stage == stage);
+        Ok(self)
+    }
+
+    /// Keeps the last stage that has a result: scores of two stages are of different splits, so that the best of
+    /// both together would mean nothing.
+    pub(crate) fn only_last_stage(self) -> Self {
+        let with_result = self.rows.iter().rev().find(|row| row.objective().n > 0);
+        let last = with_result.or(self.rows.last()).map(|row| row.configuration.stage.clone());
+        match last {
+            Some(stage) => Self {
+                rows: self.rows.into_iter().filter(|row| row.configuration.stage == stage).collect(),
+                ..self
+            },
+            None => self,
+        }
+    }
+
+    /// Stages in the order of the file.
+    pub(crate) fn stages(&self) -> Vec<String> {
+        let mut stages: Vec<String> = Vec::new();
+        for row in &self.rows {
+            if !stages.contains(&row.configuration.stage) {
+                stages.push(row.configuration.stage.clone());
+            }
+        }
+        stages
+    }
+
+    /// Axes (with `stage` and `block`) on which the rows differ, in the order to show them.
+    pub(crate) fn varying(&self) -> Vec<String> {
+        let differs = |axis: &str| self.distinct(|row| vec![row.value(axis)]) > 1;
+        let mut names = Vec::new();
+        if differs(STAGE) {
+            names.push(STAGE.to_owned());
+        }
+        // A block that is told by its method already would be the same column twice.
+        let methods = self.distinct(|row| vec![row.value("method")]);
+        if differs(BLOCK) && self.distinct(|row| vec![row.value("method"), row.value(BLOCK)]) > methods {
+            names.push(BLOCK.to_owned());
+        }
+        names.extend(self.axes.iter().filter(|axis| differs(axis)).cloned());
+        names
+    }
+
+    fn distinct(&self, key: impl Fn(&Row) -> Vec<Option<Value>>) -> usize {
+        let keys: BTreeSet<String> = self
+            .rows
+            .iter()
+            .map(|row| key(row).iter().map(|value| format!("{value:?}|")).collect::<String>())
+            .collect();
+        keys.len()
+    }
+
+    /// Refuses an axis that no configuration has.
+    pub(crate) fn check_axis(&self, axis: &str) -> Result<(), CliError> {
+        let known = || self.axes.iter().map(String::as_str).chain([STAGE, BLOCK]);
+        if known().any(|name| name == axis) {
+            return Ok(());
+        }
+        Err(CliError::UnknownAxis { name: axis.to_owned(), known: known().map(str::to_owned).collect() })
+    }
+
+    /// Refuses a metric that is neither asked for by the file nor found in any result.
+    pub(crate) fn check_metric(&self, metric: &str) -> Result<(), CliError> {
+        let mut known: BTreeSet<&str> =
+            self.rows.iter().flat_map(|row| row.configuration.metrics.keys()).map(String::as_str).collect();
+        known.insert(&self.objective.metric);
+        known.extend(self.report.iter().map(String::as_str));
+        if known.contains(metric) {
+            return Ok(());
+        }
+        let known = known.into_iter().map(str::to_owned).collect();
+        Err(CliError::UnknownMetric { name: metric.to_owned(), known })
+    }
+
+    /// The best of some rows by the objective. Seeds that diverged leave a mean over the lucky ones, so a
+    /// configuration with any is chosen only where every other has no result. Ties go to the first in the file.
+    pub(crate) fn best<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Option<&'a Row> {
+        let minimize = self.objective.goal == "minimize";
+        let scored = rows.into_iter().filter(|row| row.objective().n > 0 && row.objective().mean.is_finite());
+        scored.min_by(|a, b| {
+            let by_score = a.objective().mean.total_cmp(&b.objective().mean);
+            let by_score = if minimize { by_score } else { by_score.reverse() };
+            let diverged = |row: &Row| row.configuration.diverged > 0;
+            diverged(a)
+                .cmp(&diverged(b))
+                .then(by_score)
+                .then_with(|| a.configuration.number.cmp(&b.configuration.number))
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod example {
+    use super::*;
+
+    pub(crate) fn statistic(mean: f64, std: f64, n: u32) -> Statistic {
+        Statistic { mean, std, n }
+    }
+
+    /// A configuration of three trials in stage `tune`, scored by `val/top1`, with `test/top1` five below.
+    pub(crate) fn configuration(number: u64, settings: &str, mean: f64) -> Configuration {
+        Configuration {
+            number,
+            config_hash: format!("{number:064x}"),
+            stage: "tune".into(),
+            settings_json: settings.into(),
+            trials: 3,
+            succeeded: 3,
+            objective: Some(statistic(mean, 0.5, 3)),
+            metrics: [
+                ("val/top1".to_owned(), statistic(mean, 0.5, 3)),
+                ("test/top1".to_owned(), statistic(mean - 5.0, 1.25, 3)),
+                ("seconds/cpu".to_owned(), statistic(61.234, 0.0, 3)),
+            ]
+            .into(),
+            ..Configuration::default()
+        }
+    }
+
+    pub(crate) fn reply(configurations: Vec<Configuration>) -> ResultsResponse {
+        ResultsResponse {
+            configurations,
+            next_after: 0,
+            objective: Some(Objective {
+                metric: "val/top1".into(),
+                goal: "maximize".into(),
+                at: "last".into(),
+            }),
+            report: vec!["test/top1".into()],
+            axes: vec!["task".into(), "lr".into(), "wd".into()],
+        }
+    }
+
+    /// Two methods on two tasks at two learning rates; some seeds diverged, some failed, some are missing.
+    pub(crate) fn mixed() -> Results {
+        let mut rows = Vec::new();
+        let mut number = 0;
+        for (method, bonus) in [("linear", 0.0), ("vpt_deep", 4.0)] {
+            for (task, base) in [("elpv/defect", 70.0), ("elpv/type", 80.0)] {
+                for (lr, step) in [("0.1", 0.0), ("2.5", 1.5)] {
+                    number += 1;
+                    let settings =
+                        format!(r#"{{"method":"{method}","task":"{task}","lr":{lr},"wd":0.0001}}"#);
+                    let mut row = configuration(number, &settings, base + bonus + step);
+                    row.block = method.into();
+                    rows.push(row);
+                }
+            }
+        }
+        // vpt_deep on elpv/defect: two seeds of lr 2.5 diverged, the third is the best of all.
+        rows[5].diverged = 2;
+        rows[5].succeeded = 1;
+        rows[5].objective = Some(statistic(99.0, 0.0, 1));
+        // linear on elpv/type: nothing at 0.1, one seed short at 2.5.
+        rows[2] = Configuration {
+            trials: 3,
+            failed: 3,
+            succeeded: 0,
+            objective: None,
+            metrics: Default::default(),
+            ..rows[2].clone()
+        };
+        rows[3].succeeded = 2;
+        rows[3].failed = 1;
+        rows[3].objective = Some(statistic(81.5, 0.75, 2));
+        Results::read(reply(rows)).expect("valid settings")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::example::{configuration, mixed, reply};
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_diverged_wins_only_alone() {
+        let results = mixed();
+        let best = results.best(&results.rows).expect("a best");
+        assert_eq!(best.configuration.number, 8, "number 6 has the highest mean, of one lucky seed");
+        let alone = results.best(&results.rows[5..6]).expect("alone");
+        assert_eq!(alone.configuration.number, 6);
+        assert!(results.best(&results.rows[2..3]).is_none(), "number 3 has no result");
+    }
+
+    #[test]
+    fn minimising_takes_the_lowest_and_ties_the_first() {
+        let mut reply = reply(
+            (1..=3).map(|n| configuration(n, r#"{"lr":1}"#, [3.0, 2.0, 2.0][n as usize - 1])).collect(),
+        );
+        reply.objective.as_mut().expect("objective").goal = "minimize".into();
+        let results = Results::read(reply).expect("valid");
+        assert_eq!(results.best(&results.rows).expect("a best").configuration.number, 2);
+    }
+
+    #[test]
+    fn varying_axes_come_in_file_order_and_fixed_ones_not_at_all() {
+        assert_eq!(mixed().varying(), ["task", "lr", "method"], "wd is fixed, blocks equal methods");
+    }
+
+    #[test]
+    fn two_blocks_of_one_method_are_told_apart() {
+        let mut results = mixed();
+        results.rows[0].configuration.block = "another".into();
+        assert_eq!(results.varying(), ["block", "task", "lr", "method"]);
+    }
+
+    #[test]
+    fn the_last_stage_with_a_result_is_taken() {
+        let mut results = mixed();
+        results.rows[7].configuration.stage = "final".into();
+        assert_eq!(results.clone().only_last_stage().rows.len(), 1);
+        results.rows[7].configuration.objective = None;
+        assert_eq!(results.clone().only_last_stage().rows.len(), 7);
+        let error = results.only_stage("finl").expect_err("no such stage");
+        assert_eq!(error.to_string(), "`finl` is no stage of this sweep; it has `tune`, `final`");
+    }
+
+    #[test]
+    fn unknown_axes_and_metrics_are_named_with_what_there_is() {
+        let results = mixed();
+        insta::assert_snapshot!(results.check_axis("learning_rate").expect_err("unknown"), @"`learning_rate` is no axis of this sweep; it has `task`, `lr`, `wd`, `method`, `stage`, `block`");
+        insta::assert_snapshot!(results.check_metric("top1").expect_err("unknown"), @"no result has a metric `top1`; there are `seconds/cpu`, `test/top1`, `val/top1`");
+    }
+}
