@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 
 pub use backbone::{BackboneWish, backbone, normalisation};
 pub use dataset::{DatasetWish, dataset};
-pub use npz::read_npz;
 
 use crate::data::DataError;
 use crate::home::HomeError;

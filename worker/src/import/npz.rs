@@ -10,34 +10,14 @@ use std::path::Path;
 
 use npyz::Order;
 use npyz::npz::NpzArchive;
-use tch::Tensor;
 
 use super::backbone::serialise;
 use super::{ImportError, read_failed};
 
 type Array = (Vec<usize>, Vec<f32>);
 
-/// The tensors of a Google checkpoint under timm names, on the CPU.
-///
-/// # Errors
-/// The array that is missing or cannot be read.
-pub fn read_npz(path: &Path) -> Result<BTreeMap<String, Tensor>, ImportError> {
-    let tensor = |(name, (shape, values)): (String, Array)| {
-        let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
-        (name, Tensor::from_slice(&values).reshape(shape))
-    };
-    Ok(convert(path)?.0.into_iter().map(tensor).collect())
-}
-
 /// A safetensors file with timm names, and the number of heads, which only these files know.
 pub(super) fn to_safetensors(path: &Path) -> Result<(Vec<u8>, Option<usize>), ImportError> {
-    let (arrays, heads) = convert(path)?;
-    let bytes =
-        serialise(arrays).map_err(|source| ImportError::Safetensors { path: path.to_owned(), source })?;
-    Ok((bytes, heads))
-}
-
-fn convert(path: &Path) -> Result<(BTreeMap<String, Array>, Option<usize>), ImportError> {
     let file = BufReader::new(File::open(path).map_err(read_failed(path))?);
     let archive = NpzArchive::new(file).map_err(read_failed(path))?;
     let mut source = Source { path, archive };
@@ -80,7 +60,9 @@ fn convert(path: &Path) -> Result<(BTreeMap<String, Array>, Option<usize>), Impo
     }
     add("norm.weight".into(), source.array("Transformer/encoder_norm/scale")?);
     add("norm.bias".into(), source.array("Transformer/encoder_norm/bias")?);
-    Ok((tensors, heads))
+    let bytes =
+        serialise(tensors).map_err(|source| ImportError::Safetensors { path: path.to_owned(), source })?;
+    Ok((bytes, heads))
 }
 
 struct Source<'a> {
