@@ -1,0 +1,132 @@
+//! The real programs on a real, tiny backbone: what is killed comes back, and every trial counts once.
+//!
+//! `make test` builds `coordinator` and `sweep` first; this package's tests find them beside `worker`.
+
+mod cluster;
+mod home;
+
+use cluster::{Cluster, json, kill};
+use serde_json::Value;
+
+/// Four trials of about three seconds each.
+const SWEEP: &str = "
+version: 1
+kind: sweep
+name: end-to-end
+objective: {metric: val/top1, at: last}
+report: [test/top1]
+base: {backbone: tiny, task: test/shades, image_size: 32, epochs: 150, batch_size: 8,
+       split: {train: train, eval: val, test: test}}
+axes:
+  lr: {values: [0.01, 0.02]}
+blocks:
+  - {name: deep, set: {method: vpt_deep, prompt_length: 4}}
+replicates: {seeds: [0, 1]}
+";
+
+fn trials(cluster: &Cluster) -> Vec<Value> {
+    let all = json(&cluster.sweep(&["trials", "last", "--output", "json"]));
+    all.as_array().expect("a list of trials").clone()
+}
+
+fn attempts(cluster: &Cluster, trial: &Value) -> Vec<Value> {
+    let id = trial["id"].to_string();
+    let detail = json(&cluster.sweep(&["trial", &id, "--output", "json"]));
+    detail["attempts"].as_array().expect("a list of attempts").clone()
+}
+
+/// Each of the four trials has succeeded, and each configuration counts each of its two seeds once.
+fn assert_complete(cluster: &Cluster) -> Vec<Value> {
+    let trials = trials(cluster);
+    assert_eq!(trials.len(), 4);
+    assert!(trials.iter().all(|t| t["state"] == "succeeded"), "{trials:?}");
+    let results = json(&cluster.sweep(&["results", "last", "--output", "json"]));
+    let results = results.as_array().expect("a list of configurations");
+    assert_eq!(results.len(), 2);
+    assert!(results.iter().all(|r| r["n"] == 2 && r["trials"] == 2), "{results:?}");
+    trials
+}
+
+#[test]
+fn a_worker_killed_in_the_middle_of_a_trial_costs_an_attempt_and_nothing_else() {
+    let mut cluster = Cluster::start(&["--lease-ttl", "2s", "--lease-grace", "500ms"]);
+    let first = cluster.worker("first");
+    cluster.submit(SWEEP);
+    let event = cluster.wait_for("reported");
+    cluster.kill_worker(first);
+    cluster.worker("second");
+    cluster.watch_to_the_end();
+
+    let trials = assert_complete(&cluster);
+    let lost = trials.iter().find(|t| t["id"] == event["trial"]).expect("the trial that was killed");
+    let attempts = attempts(&cluster, lost);
+    assert_eq!(attempts.len(), 2, "{attempts:?}");
+    assert_eq!(attempts[0]["end"], "worker_lost");
+    assert_eq!(attempts[1]["end"], "succeeded");
+}
+
+#[test]
+fn a_killed_trainer_and_a_killed_coordinator_lose_nothing() {
+    let mut cluster = Cluster::start(&["--lease-ttl", "20s"]);
+    let worker = cluster.worker("only");
+    cluster.submit(SWEEP);
+    let event = cluster.wait_for("reported");
+    kill(cluster.trainer_of(worker));
+    let next = cluster.wait_for_after("leased", &event);
+    let running = cluster.wait_for_after("reported", &next);
+    cluster.restart_coordinator();
+    cluster.watch_to_the_end();
+
+    let trials = assert_complete(&cluster);
+    let by_id = |id: &Value| trials.iter().find(|t| &t["id"] == id).expect("the trial");
+    let killed = attempts(&cluster, by_id(&event["trial"]));
+    assert_eq!(killed[0]["end"], "preempted", "{killed:?}");
+    // The lease outlived the restart: what ran went on.
+    let attempt = running["attempt"].as_u64().expect("an attempt");
+    let survivor = &attempts(&cluster, by_id(&running["trial"]))[attempt as usize - 1];
+    assert_eq!(survivor["end"], "succeeded", "{survivor:?}");
+}
+
+#[test]
+fn a_captured_trial_gives_the_same_bits_again() {
+    let mut cluster = Cluster::start(&[]);
+    cluster.worker("only");
+    cluster.submit(&SWEEP.replace("150", "12"));
+    cluster.watch_to_the_end();
+    let trials = assert_complete(&cluster);
+    let trial = &trials[2];
+    let file = cluster.sweep(&["capture", &trial["id"].to_string()]);
+    let again = cluster.train(&file);
+    let recorded = trial["metrics"].as_object().expect("metrics");
+    let scores: Vec<&String> = recorded
+        .keys()
+        .filter(|k| ["train/", "val/", "test/", "params/"].iter().any(|p| k.starts_with(p)))
+        .collect();
+    assert!(scores.len() >= 11, "{scores:?}");
+    for name in scores {
+        assert_eq!(recorded[name], again[name], "{name}");
+    }
+}
+
+#[test]
+fn a_corrupt_image_fails_its_trials_by_name_and_stops_nothing_else() {
+    let mut cluster = Cluster::start(&[]);
+    cluster.worker("only");
+    let tasks = SWEEP
+        .replace("150", "2")
+        .replace("task: test/shades, ", "")
+        .replace("axes:", "axes:\n  task: {values: [test/corrupt, test/shades]}");
+    cluster.submit(&tasks.replace("seeds: [0, 1]", "seeds: [0]"));
+    assert_eq!(cluster.watch().code(), Some(10));
+    for trial in trials(&cluster) {
+        match trial["parameters"]["task"].as_str() {
+            Some("test/shades") => assert_eq!(trial["state"], "succeeded"),
+            _ => {
+                assert_eq!((&trial["state"], &trial["failure"]), (&"failed".into(), &"bad_data".into()));
+                let message = trial["message"].as_str().unwrap_or_default();
+                assert!(message.contains("images/train/0003.png"), "{message}");
+                assert_eq!(trial["attempt"], 1);
+            }
+        }
+    }
+}
