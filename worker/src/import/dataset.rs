@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -47,9 +48,11 @@ pub fn dataset(home: &Home, folder: &Path, wish: &DatasetWish) -> Result<TaskEnt
     let target = home.task_folder(&wish.name)?;
     let folder = folder.canonicalize().map_err(read_failed(folder))?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let classes = classes(wish, &name)?;
+    let described = description(&folder)?;
+    let classes = classes(wish, &name, described.as_ref())?;
     let files = files(&folder, classes)?;
-    let info = TaskInfo { classes, source: wish.source.clone().unwrap_or(name) };
+    let source = wish.source.clone().or_else(|| described.as_ref().map(|info| info.source.clone()));
+    let info = TaskInfo { classes, source: source.unwrap_or(name) };
     let mut description = serde_json::to_vec_pretty(&info).unwrap_or_default();
     description.push(b'\n');
 
@@ -59,7 +62,13 @@ pub fn dataset(home: &Home, folder: &Path, wish: &DatasetWish) -> Result<TaskEnt
     let parent = target.parent().unwrap_or(home.root());
     fs::create_dir_all(parent).map_err(write_failed(parent))?;
     if wish.link {
-        write_at_once(&folder.join(TASK_FILE), &description)?;
+        let file = folder.join(TASK_FILE);
+        match described {
+            // The folder is the user's: what it says already is not written over.
+            Some(there) if there != info => return Err(ImportError::Taken { path: file }),
+            Some(_) => {}
+            None => write_at_once(&file, &description)?,
+        }
         symlink(&folder, &target).map_err(write_failed(&target))?;
     } else {
         let staging = partial(&target);
@@ -100,7 +109,20 @@ fn same(a: &Path, b: &Path) -> bool {
     matches!((fs::read(a), fs::read(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-fn classes(wish: &DatasetWish, folder: &str) -> Result<u32, ImportError> {
+/// What the folder says of itself, as one does that came out of a home.
+fn description(folder: &Path) -> Result<Option<TaskInfo>, ImportError> {
+    let path = folder.join(TASK_FILE);
+    match fs::read(&path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(info) => Ok(Some(info)),
+            Err(source) => Err(HomeError::Parse { path, source }.into()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(read_failed(&path)(error)),
+    }
+}
+
+fn classes(wish: &DatasetWish, folder: &str, described: Option<&TaskInfo>) -> Result<u32, ImportError> {
     let last = wish.name.rsplit('/').next().unwrap_or(&wish.name);
     let known = [last, folder].iter().find_map(|name| VTAB.iter().find(|(task, _)| task == name));
     match (known, wish.classes) {
@@ -109,7 +131,10 @@ fn classes(wish: &DatasetWish, folder: &str) -> Result<u32, ImportError> {
         }
         (_, Some(given)) => Ok(given),
         (Some(&(_, known)), None) => Ok(known),
-        (None, None) => Err(ImportError::Classes { name: wish.name.clone() }),
+        (None, None) => match described {
+            Some(info) => Ok(info.classes),
+            None => Err(ImportError::Classes { name: wish.name.clone() }),
+        },
     }
 }
 
@@ -188,6 +213,20 @@ mod tests {
         assert!(folder.join(TASK_FILE).is_file());
         assert_eq!(dataset(&home, &folder, &link).unwrap(), entry);
         assert!(matches!(dataset(&home, &folder, &wish("textures")), Err(ImportError::Taken { .. })));
+    }
+
+    #[test]
+    fn a_folder_that_describes_itself_is_believed_and_never_written_over() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, home) = (folder(root.path()), Home::open(root.path().join("home")).unwrap());
+        let said = r#"{"classes": 47, "source": "by hand"}"#;
+        fs::write(folder.join(TASK_FILE), said).unwrap();
+        let link = DatasetWish { link: true, ..wish("textures") };
+        let other = DatasetWish { source: Some("another".into()), ..link.clone() };
+        assert!(matches!(dataset(&home, &folder, &other), Err(ImportError::Taken { .. })));
+        assert_eq!(dataset(&home, &folder, &link).unwrap().info.source, "by hand");
+        assert_eq!(fs::read_to_string(folder.join(TASK_FILE)).unwrap(), said);
+        assert_eq!(dataset(&home, &folder, &wish("copied")).unwrap().info.source, "by hand");
     }
 
     #[test]
