@@ -7,7 +7,7 @@ use crate::offer::{Need, Offer};
 use crate::score::{At, Goal, Objective};
 use crate::store::ops::{NewConfiguration, NewSweep, NewTrial, hex};
 use crate::store::rows::SourceRow;
-use crate::trial::{FailureClass, Policy};
+use crate::trial::Policy;
 
 /// What a message about the file calls it: its name is not sent.
 const FILE_NAME: &str = "sweep file";
@@ -87,7 +87,7 @@ fn new_sweep(
         first_ms: millis(spec.retry.backoff.first),
         factor: spec.retry.backoff.factor,
         max_ms: millis(spec.retry.backoff.max),
-        never: spec.retry.never.iter().filter_map(|class| FailureClass::from_name(class.name())).collect(),
+        never: spec.retry.never,
     };
     NewSweep {
         key,

@@ -10,6 +10,7 @@ mod policy;
 mod tests;
 
 pub use policy::Policy;
+pub use sweeps::FailureClass;
 
 /// Milliseconds since the Unix epoch.
 pub type Millis = i64;
@@ -26,53 +27,6 @@ pub struct TrialId(pub i64);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WorkerId(pub String);
-
-/// Why an attempt failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureClass {
-    InvalidConfig,
-    CodeError,
-    Diverged,
-    CudaOom,
-    HostOom,
-    Timeout,
-    BadData,
-    BadNode,
-}
-
-impl FailureClass {
-    /// Every class.
-    pub const ALL: [Self; 8] = [
-        Self::InvalidConfig,
-        Self::CodeError,
-        Self::Diverged,
-        Self::CudaOom,
-        Self::HostOom,
-        Self::Timeout,
-        Self::BadData,
-        Self::BadNode,
-    ];
-
-    /// The name used in sweep files, in the database and in messages.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::InvalidConfig => "invalid_config",
-            Self::CodeError => "code_error",
-            Self::Diverged => "diverged",
-            Self::CudaOom => "cuda_oom",
-            Self::HostOom => "host_oom",
-            Self::Timeout => "timeout",
-            Self::BadData => "bad_data",
-            Self::BadNode => "bad_node",
-        }
-    }
-
-    /// The class of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|class| class.name() == name)
-    }
-}
 
 /// Why an attempt was taken away from its trainer through no fault of the trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! [`Spec::parse`] is the way in: a [`Spec`] in hand is valid, counted and expanded, and its
 //! [`configurations`](Spec::configurations) carry complete [`Recipe`]s.
 
+mod failure;
 pub mod recipe;
 pub mod settings;
 pub mod space;
@@ -10,6 +11,7 @@ pub mod spec;
 pub mod value;
 mod yaml;
 
+pub use failure::FailureClass;
 pub use recipe::{Recipe, RecipeError};
 pub use space::{Configuration, Plan, StagePlan, TrialRef};
 pub use spec::{Spec, SpecError, SpecErrors};

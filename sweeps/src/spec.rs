@@ -15,6 +15,7 @@ pub use self::error::{SpecError, SpecErrors};
 pub(crate) use self::fields::Problems;
 pub use self::metrics::{COST_METRICS, SCORE_METRICS};
 
+use crate::FailureClass;
 use crate::space::Space;
 
 /// The largest number of trials that one file may ask for, counted before anything is expanded.
@@ -118,19 +119,6 @@ pub struct Backoff {
     pub max: Duration,
 }
 
-/// Why an attempt failed; the names are those of `sweep.v1.FailureClass`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureClass {
-    InvalidConfig,
-    CodeError,
-    Diverged,
-    CudaOom,
-    HostOom,
-    Timeout,
-    BadData,
-    BadNode,
-}
-
 impl Spec {
     /// Reads a sweep file. `file_name` is for messages alone; `overrides` are `path=value` pairs that are applied
     /// in order before anything is decoded.
@@ -139,17 +127,6 @@ impl Spec {
     /// Every mistake that can be told apart, each with its place in the file and the mend.
     pub fn parse(file_name: &str, text: &str, overrides: &[String]) -> Result<Spec, SpecErrors> {
         sections::parse(file_name, text, overrides)
-    }
-}
-
-impl Retry {
-    /// How long a trial waits after its `failures`-th failed attempt (from 1).
-    #[must_use]
-    pub fn delay(&self, failures: u32) -> Duration {
-        let Backoff { first, factor, max } = self.backoff;
-        let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
-        let seconds = first.as_secs_f64() * factor.powi(exponent);
-        if seconds < max.as_secs_f64() { Duration::from_secs_f64(seconds) } else { max }
     }
 }
 
@@ -169,33 +146,6 @@ impl At {
         match self {
             At::Last => "last",
             At::Best => "best",
-        }
-    }
-}
-
-impl FailureClass {
-    pub const ALL: [FailureClass; 8] = [
-        FailureClass::InvalidConfig,
-        FailureClass::CodeError,
-        FailureClass::Diverged,
-        FailureClass::CudaOom,
-        FailureClass::HostOom,
-        FailureClass::Timeout,
-        FailureClass::BadData,
-        FailureClass::BadNode,
-    ];
-
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            FailureClass::InvalidConfig => "invalid_config",
-            FailureClass::CodeError => "code_error",
-            FailureClass::Diverged => "diverged",
-            FailureClass::CudaOom => "cuda_oom",
-            FailureClass::HostOom => "host_oom",
-            FailureClass::Timeout => "timeout",
-            FailureClass::BadData => "bad_data",
-            FailureClass::BadNode => "bad_node",
         }
     }
 }

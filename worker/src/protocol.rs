@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+pub use sweeps::FailureClass;
 
 /// From the agent. When stdin closes, the trainer exits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,18 +45,4 @@ pub enum FromTrainer {
         class: FailureClass,
         message: String,
     },
-}
-
-/// Why a run failed, as in `sweep.v1.FailureClass`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureClass {
-    InvalidConfig,
-    CodeError,
-    Diverged,
-    CudaOom,
-    HostOom,
-    Timeout,
-    BadData,
-    BadNode,
 }

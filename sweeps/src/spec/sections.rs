@@ -6,9 +6,8 @@ use std::time::Duration;
 use super::error::SpecErrors;
 use super::fields::{Field, Problems, Section, join};
 use super::metrics::{COST_METRICS, SCORE_METRICS};
-use super::{
-    At, Backoff, FailureClass, Goal, Limits, Objective, Order, Retry, Sampler, Search, Spec, axes, overrides,
-};
+use super::{At, Backoff, Goal, Limits, Objective, Order, Retry, Sampler, Search, Spec, axes, overrides};
+use crate::FailureClass;
 use crate::recipe;
 use crate::space;
 use crate::value::{self, Value};
