@@ -14,7 +14,7 @@ Environment:
 Exit codes:
   0  stopped by SIGTERM or SIGINT
   1  broke off
-  2  wrong arguments, or no token on an address that other machines can reach
+  2  wrong arguments, an unreadable token, or no token on an address that other machines can reach
   3  the address cannot be listened on, for example because the port is in use
   4  the database cannot be used: away, in use by another coordinator, newer than this program, or not ours";
 

@@ -2,7 +2,7 @@
 
 mod cli;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -46,20 +46,35 @@ async fn serve(arguments: cli::Serve) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn token(file: Option<&Path>) -> anyhow::Result<Option<Token>> {
-    let (text, source) = match file {
+/// A token that was meant and is not there.
+#[derive(Debug, thiserror::Error)]
+enum TokenError {
+    #[error("token file {} cannot be read", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("SWEEP_TOKEN is not text")]
+    NotText,
+    #[error("{0} is empty; put a token there, or leave it out to serve this machine alone")]
+    Empty(String),
+}
+
+fn token(file: Option<&Path>) -> Result<Option<Token>, TokenError> {
+    let (text, place) = match file {
         Some(path) => {
             let text = std::fs::read_to_string(path);
-            let text = text.with_context(|| format!("token file {} cannot be read", path.display()))?;
+            let text = text.map_err(|source| TokenError::File { path: path.to_owned(), source })?;
             (text, format!("token file {}", path.display()))
         }
         None => match std::env::var("SWEEP_TOKEN") {
             Ok(text) => (text, "SWEEP_TOKEN".to_owned()),
             Err(std::env::VarError::NotPresent) => return Ok(None),
-            Err(error) => return Err(error).context("SWEEP_TOKEN cannot be read"),
+            Err(std::env::VarError::NotUnicode(_)) => return Err(TokenError::NotText),
         },
     };
-    Token::new(&text).with_context(|| format!("{source} is empty")).map(Some)
+    Token::new(&text).ok_or(TokenError::Empty(place)).map(Some)
 }
 
 /// Writes the file whole: who waits for it never reads half an address.
@@ -102,6 +117,9 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     use std::io::Write;
     // Nobody is left to be told when stderr is closed.
     let _ = writeln!(std::io::stderr(), "coordinator: {error:#}");
+    if error.is::<TokenError>() {
+        return ExitCode::from(2);
+    }
     let code = match (error.downcast_ref(), error.downcast_ref()) {
         (Some(ServerError::NoToken(_)), _) => 2,
         (Some(ServerError::Bind { .. }), _) => 3,

@@ -395,7 +395,7 @@ async fn it_says_why_it_does_not_start() {
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("SWEEP_TOKEN") && said.contains("--token-file"), "{said}");
     let (code, said) = ended(coordinator().args(["--database-url", &other]).env("SWEEP_TOKEN", " "));
-    assert_eq!(code, 1, "{said}");
+    assert_eq!(code, 2, "{said}");
     assert!(said.contains("SWEEP_TOKEN is empty"), "{said}");
 
     let server = Coordinator::start(folder.path()).await;

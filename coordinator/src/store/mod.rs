@@ -1,7 +1,8 @@
 //! The truth, in SQLite or Postgres. Every change is an [`Op`]: it loads rows, lets [`crate::trial::apply`] decide, and
 //! writes what was decided, in one transaction that commits before anybody is told.
 //!
-//! Locks are taken in one order: worker, sweep, lease, trial.
+//! Locks are taken in one order: worker, sweep, then what belongs to the sweep. Whoever changes a trial holds its sweep,
+//! so the sweep's counters, limits and event numbers are exact, whatever number of coordinators there are.
 
 use std::future::Future;
 use std::sync::Arc;
