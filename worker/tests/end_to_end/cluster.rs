@@ -123,7 +123,7 @@ impl Cluster {
         let output = command.output().expect("worker runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).expect("UTF-8");
-        json(text.lines().last().expect("a last line"))["metrics"].clone()
+        json(text.lines().last().expect("a last line"))["final"].clone()
     }
 
     fn server(&self) -> String {
