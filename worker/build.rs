@@ -3,11 +3,7 @@
 
 fn main() {
     println!("cargo::rerun-if-env-changed=LIBTORCH");
-    match std::env::var("LIBTORCH") {
-        Ok(libtorch) => {
-            println!("cargo::rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
-            println!("cargo::rustc-env=LIBTORCH_AT_BUILD={libtorch}");
-        }
-        Err(_) => println!("cargo::rustc-env=LIBTORCH_AT_BUILD="),
+    if let Ok(libtorch) = std::env::var("LIBTORCH") {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{libtorch}/lib");
     }
 }

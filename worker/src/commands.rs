@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use worker::agent::{self, TrainerCommand};
 use worker::home::Home;
-use worker::trainer::{self, Job, Session};
+use worker::trainer::{self, Job, Pipe, Session};
 use worker::{doctor, import};
 
 use crate::cli;
@@ -114,8 +114,9 @@ async fn leave_on_signal(
 }
 
 pub(crate) fn trainer(args: cli::Trainer) -> anyhow::Result<()> {
+    let pipe = Pipe::claim_stdout()?;
     let mut session = Session::new(Home::open(args.home)?, &args.device, args.threads)?;
-    Ok(trainer::serve(&mut session)?)
+    Ok(trainer::serve(&mut session, pipe)?)
 }
 
 pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {

@@ -173,7 +173,8 @@ impl Home {
             let problem = format!("`classes` is {}, and two are the least", info.classes);
             return Err(HomeError::Invalid { path: file, problem });
         }
-        let splits = stems(&path, ".txt")?;
+        let splits = crate::data::splits(&path)
+            .map_err(|error| HomeError::Invalid { path: path.clone(), problem: error.to_string() })?;
         Ok(TaskEntry { name: name.to_owned(), path, info, splits })
     }
 

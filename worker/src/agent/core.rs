@@ -149,6 +149,8 @@ enum Leaving {
 const STILLBORN_LIMIT: u32 = 3;
 const REST_FIRST: Duration = Duration::from_millis(500);
 const REST_LONGEST: Duration = Duration::from_secs(60);
+/// Points of one attempt in one call: half of what the coordinator takes.
+pub(super) const POINTS_AT_ONCE: usize = 5_000;
 /// The coordinator's bound on `wait_ms`.
 const WAIT_LONGEST: Duration = Duration::from_secs(30);
 
@@ -301,7 +303,17 @@ impl Core {
             (State::Running(run), FromTrainer::Failed { trial, attempt, class, message })
                 if about(run, trial, attempt) =>
             {
-                self.end(slot, failure(wire(class), message), State::Idle);
+                // Behind a crash in libtorch nothing can be relied on: the next run gets a fresh process.
+                let broken =
+                    matches!(class, FailureClass::CodeError | FailureClass::CudaOom | FailureClass::BadNode);
+                self.end(
+                    slot,
+                    failure(wire(class), message),
+                    if broken { State::Dying } else { State::Idle },
+                );
+                if broken {
+                    orders.push(Order::Kill { slot, why: "its run failed inside libtorch".to_owned() });
+                }
             }
             (_, message) => self.garbled(slot, format!("unexpected message {message:?}"), orders),
         }
@@ -330,7 +342,9 @@ impl Core {
         here.stillborn += 1;
         let rest = REST_FIRST.saturating_mul(1 << (here.stillborn - 1).min(16)).min(REST_LONGEST);
         here.state = State::Resting(now + rest);
-        if here.stillborn >= STILLBORN_LIMIT && self.terms.is_none() && !self.registering {
+        let stillborn = here.stillborn >= STILLBORN_LIMIT;
+        let hope = self.slots.iter().any(|s| s.device.is_some() || matches!(s.state, State::Starting));
+        if stillborn && !hope && self.terms.is_none() && !self.registering {
             orders.push(Order::GiveUp { problem: death.describe() });
         }
     }
@@ -534,8 +548,9 @@ impl Core {
         }
         let mut progress = Vec::new();
         for run in self.runs().filter(|run| !run.points.is_empty()) {
-            run.sent = std::mem::take(&mut run.points);
-            run.waiting_since = None;
+            let rest = run.points.split_off(run.points.len().min(POINTS_AT_ONCE));
+            run.sent = std::mem::replace(&mut run.points, rest);
+            run.waiting_since = (!run.points.is_empty()).then_some(now);
             progress.push(Progress { token: Some(run.token), points: run.sent.clone() });
         }
         self.reporting = true;

@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::AgentError;
-use super::core::{Event, Terms};
+use super::core::{Event, POINTS_AT_ONCE, Terms};
 use super::death::failure;
 
 /// A call that has not been answered after this long is given up, and repeated where repeating is right.
@@ -192,7 +192,10 @@ impl Link {
 
     /// Ends attempts, trying until each one is answered. An end that the coordinator refuses to read is replaced by
     /// a failure that says so; refused again, it is given up, and the lease runs out.
-    pub(super) async fn finish(&self, ends: Vec<End>) {
+    pub(super) async fn finish(&self, mut ends: Vec<End>) {
+        for end in &mut ends {
+            self.report_excess(end).await;
+        }
         let Err(status) = self.finish_until_answered(&ends).await else { return };
         tracing::error!(code = ?status.code(), why = status.message(), ends = ends.len(), "ends refused");
         for end in ends {
@@ -203,6 +206,19 @@ impl Link {
             let how = Some(failure(FailureClass::CodeError, why));
             if let Err(status) = self.finish_until_answered(&[End { token, points: Vec::new(), how }]).await {
                 tracing::error!(?token, code = ?status.code(), why = status.message(), "end given up");
+            }
+        }
+    }
+
+    /// Reports the points of an end that are more than one call may carry.
+    async fn report_excess(&self, end: &mut End) {
+        let mut pause = Pause::default();
+        while end.points.len() > POINTS_AT_ONCE {
+            let points = end.points[..POINTS_AT_ONCE].to_vec();
+            match self.report(vec![Progress { token: end.token, points }]).await {
+                Err(status) if !is_unreadable(&status) => pause.after("report", &status).await,
+                // A refusal means that these points are lost, the result is not.
+                _ => _ = end.points.drain(..POINTS_AT_ONCE),
             }
         }
     }
@@ -219,9 +235,7 @@ impl Link {
                 Ok(reply) => return log_verdicts(&reply),
                 Err(status) => {
                     not_found += u32::from(status.code() == Code::NotFound);
-                    let unreadable =
-                        matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition);
-                    if unreadable || not_found > NOT_FOUND_LIMIT {
+                    if is_unreadable(&status) || not_found > NOT_FOUND_LIMIT {
                         return Err(status);
                     }
                     self.reacquaint(&status).await;
@@ -261,6 +275,18 @@ fn log_verdicts(reply: &FinishResponse) -> Result<(), Status> {
         }
     }
     Ok(())
+}
+
+/// Whether the coordinator will never take these contents.
+fn is_unreadable(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::ResourceExhausted
+            | Code::OutOfRange
+            | Code::Internal
+    )
 }
 
 /// Whether repeating the same call cannot help.

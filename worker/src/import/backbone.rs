@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::{ImportError, npz, read_failed, sha256, write_at_once};
 use crate::home::{BackboneEntry, Home, HomeError, Normalisation, Sidecar};
-use crate::vit::arch::{Arch, Pool, PositionResize, TensorShape};
+use crate::vit::arch::{Arch, Pool, PositionResize};
 
 /// What the user says about a backbone.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ pub fn backbone(home: &Home, file: &Path, wish: &BackboneWish) -> Result<Backbon
     let shapes = read_shapes(file, &bytes)?;
     let arch = infer(&shapes, wish, heads).map_err(unfit)?;
     arch.check().map_err(ImportError::Arch)?;
-    let problems = compare(&shapes, &arch);
+    let problems = arch.problems(&shapes);
     if !problems.is_empty() {
         return Err(unfit(problems));
     }
@@ -62,7 +62,7 @@ pub fn backbone(home: &Home, file: &Path, wish: &BackboneWish) -> Result<Backbon
         normalisation: wish.normalisation,
     };
     match home.backbone(&wish.name) {
-        Ok(there) if there.sidecar.sha256 != sidecar.sha256 => {
+        Ok(there) if !is_same(&there.sidecar, &sidecar) => {
             return Err(ImportError::Taken { path: there.path });
         }
         Ok(_) | Err(HomeError::Unknown { .. }) => {}
@@ -73,6 +73,11 @@ pub fn backbone(home: &Home, file: &Path, wish: &BackboneWish) -> Result<Backbon
     write_at_once(&weights, &bytes)?;
     write_at_once(&sidecar_file, &description)?;
     Ok(home.backbone(&wish.name)?)
+}
+
+/// The same weights, read in the same way; where they came from may be said in other words.
+fn is_same(there: &Sidecar, new: &Sidecar) -> bool {
+    there.sha256 == new.sha256 && there.arch == new.arch && there.normalisation == new.normalisation
 }
 
 /// Names and shapes, the head left aside.
@@ -135,35 +140,6 @@ fn infer(shapes: &Shapes, wish: &BackboneWish, heads: Option<usize>) -> Result<A
         return Err(vec![format!("{} tensors cannot make {} blocks", shapes.len(), arch.depth)]);
     }
     Ok(arch)
-}
-
-/// What is missing, of another shape, or too much.
-fn compare(shapes: &Shapes, arch: &Arch) -> Vec<String> {
-    let mut left = shapes.clone();
-    let (mut missing, mut problems) = (Vec::new(), Vec::new());
-    for TensorShape { name, shape } in arch.tensors() {
-        match left.remove(&name) {
-            None => missing.push(name),
-            Some(found) if found != shape => problems.push(format!("`{name}` is {found:?}, not {shape:?}")),
-            Some(_) => {}
-        }
-    }
-    let unexpected: Vec<String> = left.into_keys().collect();
-    for (what, names) in [("missing", missing), ("unexpected", unexpected)] {
-        if !names.is_empty() {
-            problems.push(format!("{what}: {}", quoted(&names)));
-        }
-    }
-    problems
-}
-
-/// At most eight names, and how many more there are.
-fn quoted(names: &[String]) -> String {
-    let shown: Vec<String> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
-    match names.len().saturating_sub(8) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
 }
 
 /// Tensors of 32-bit floats as a safetensors file.

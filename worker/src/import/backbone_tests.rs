@@ -4,6 +4,7 @@ use npyz::WriterBuilder;
 use npyz::npz::NpzWriter;
 
 use super::*;
+use crate::vit::arch::TensorShape;
 
 fn wish() -> BackboneWish {
     BackboneWish {
@@ -69,6 +70,9 @@ fn the_shape_is_read_off_the_tensors() {
     let other = home.root().join("other.safetensors");
     fs::write(&other, serialise(tensors()).unwrap()).unwrap();
     assert!(matches!(backbone(&home, &other, &wish()), Err(ImportError::Taken { .. })));
+    // The same weights read in another way would be another backbone, too.
+    let other_way = BackboneWish { layer_norm_eps: 0.5, ..wish() };
+    assert!(matches!(backbone(&home, &entry.path, &other_way), Err(ImportError::Taken { .. })));
     fs::remove_dir_all(home.root().parent().unwrap()).unwrap();
 }
 

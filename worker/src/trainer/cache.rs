@@ -22,6 +22,10 @@ impl<K: PartialEq, V> Cache<K, V> {
         Some(value)
     }
 
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+    }
+
     /// Keeps `value`, which takes `bytes`, unless it alone is over the budget.
     pub(super) fn put(&mut self, key: K, value: V, bytes: usize) -> Rc<V> {
         let value = Rc::new(value);

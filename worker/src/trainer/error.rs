@@ -31,13 +31,17 @@ impl TrialError {
             .or_else(|| payload.downcast_ref::<&str>().copied())
             .unwrap_or("the trainer panicked");
         let lower = message.to_lowercase();
-        let class = if lower.contains("cuda out of memory") {
-            FailureClass::CudaOom
-        } else if lower.contains("can't allocate memory") || lower.contains("not enough memory") {
-            FailureClass::HostOom
-        } else {
-            FailureClass::CodeError
-        };
+        let says = |words: &[&str]| words.iter().any(|w| lower.contains(w));
+        let class =
+            if says(&["cuda out of memory", "cuda error: out of memory", "cublas_status_alloc_failed"]) {
+                FailureClass::CudaOom
+            } else if says(&["cuda error", "cudnn error", "cublas"]) {
+                FailureClass::BadNode
+            } else if says(&["can't allocate memory", "not enough memory"]) {
+                FailureClass::HostOom
+            } else {
+                FailureClass::CodeError
+            };
         TrialError::new(class, message.lines().take(4).collect::<Vec<_>>().join(" "))
     }
 }
@@ -56,7 +60,13 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 
 impl From<DataError> for TrialError {
     fn from(error: DataError) -> TrialError {
-        let class = if error.is_missing() { FailureClass::InvalidConfig } else { FailureClass::BadData };
+        let class = if error.is_missing() {
+            FailureClass::BadNode // the coordinator leases only what was offered: it has gone from this one
+        } else if error.is_out_of_memory() {
+            FailureClass::HostOom
+        } else {
+            FailureClass::BadData
+        };
         TrialError::new(class, chain(&error))
     }
 }
@@ -81,6 +91,8 @@ mod tests {
     fn panics_are_classified_by_what_libtorch_says() {
         let class = |text: &str| TrialError::from_panic(&text.to_owned()).class;
         assert_eq!(class("CUDA out of memory. Tried to allocate 2 GiB"), FailureClass::CudaOom);
+        assert_eq!(class("CUDA error: out of memory"), FailureClass::CudaOom);
+        assert_eq!(class("CUDA error: an illegal memory access was encountered"), FailureClass::BadNode);
         assert_eq!(class("DefaultCPUAllocator: can't allocate memory: you tried"), FailureClass::HostOom);
         assert_eq!(class("shape '[2]' is invalid"), FailureClass::CodeError);
     }

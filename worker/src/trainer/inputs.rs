@@ -10,7 +10,7 @@ use sweeps::recipe::Normalization;
 use tch::{Device, Kind, Tensor};
 
 use crate::data::{self, Split};
-use crate::tuning::{Step, Tuning};
+use crate::tuning::{Linear, Step};
 use crate::vit::{Pool, Vit};
 
 /// Largest prefix of one split that is kept, in bytes.
@@ -23,6 +23,8 @@ pub(super) const CHUNK: i64 = 64;
 #[derive(Debug, Clone)]
 pub(super) struct Frozen {
     pub vit: Rc<Vit>,
+    /// Says which weights these are, and how they are read.
+    pub identity: String,
     /// The position table for the trial's image size.
     pub positions: Rc<Tensor>,
     pub normalization: Normalization,
@@ -32,24 +34,27 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
+    /// Behind the last block only CLS is read, where CLS is what feeds the head: the rest need not be kept.
+    fn is_cls_enough(&self) -> bool {
+        let arch = self.vit.arch();
+        self.first == arch.depth as usize && arch.pool == Pool::Cls
+    }
+
     /// Images u8 `[B, 3, S, S]` to the tokens entering block `first`, `[B, T, D]`.
     fn tokens(&self, images: &Tensor) -> Tensor {
         tch::no_grad(|| {
             let images = data::normalise(&images.to_device(self.device), self.normalization);
             let x = self.vit.embed(&images, &self.positions);
-            let x = self.vit.blocks(x, 0..self.first, &Untouched, Step::evaluation(1));
-            // Behind the last block only CLS is read: the rest need not be kept.
-            let all = self.first == self.vit.arch().depth as usize && self.vit.arch().pool == Pool::Cls;
-            if all { x.narrow(1, 0, 1).contiguous() } else { x }
+            let plain = Linear::new(self.vit.arch());
+            let x = self.vit.blocks(x, 0..self.first, &plain, Step::evaluation(1));
+            if self.is_cls_enough() { x.narrow(1, 0, 1).contiguous() } else { x }
         })
     }
 
     /// Bytes of the tokens of `images` images.
     pub(super) fn bytes(&self, images: i64) -> usize {
-        let arch = self.vit.arch();
-        let behind_all = self.first == arch.depth as usize && arch.pool == Pool::Cls;
-        let tokens = if behind_all { 1 } else { self.positions.size()[1] };
-        usize::try_from(images * tokens * i64::from(arch.dim) * 4).unwrap_or(usize::MAX)
+        let tokens = if self.is_cls_enough() { 1 } else { self.positions.size()[1] };
+        usize::try_from(images * tokens * i64::from(self.vit.arch().dim) * 4).unwrap_or(usize::MAX)
     }
 
     /// The tokens of a whole split, in its order, kept where its images are.
@@ -60,20 +65,6 @@ impl Frozen {
             .map(|at| self.tokens(&split.images.narrow(0, at, CHUNK.min(n - at))).to_device(Device::Cpu))
             .collect();
         Tensor::cat(&chunks, 0)
-    }
-}
-
-/// The backbone without any method.
-#[derive(Debug)]
-struct Untouched;
-
-impl Tuning for Untouched {
-    fn params(&self) -> Vec<crate::tuning::Param> {
-        Vec::new()
-    }
-
-    fn first_block(&self) -> usize {
-        0
     }
 }
 

@@ -7,7 +7,6 @@ use tch::{Kind, Tensor};
 /// Sums over the images seen so far, for K members at once.
 #[derive(Debug)]
 pub struct Scores {
-    classes: i64,
     images: i64,
     /// Sum of the cross entropy, `[K]` float64.
     loss: Tensor,
@@ -23,7 +22,6 @@ impl Scores {
     pub fn new(members: i64, classes: i64, like: &Tensor) -> Scores {
         let zeros = |shape: &[i64], kind| Tensor::zeros(shape, (kind, like.device()));
         Scores {
-            classes,
             images: 0,
             loss: zeros(&[members], Kind::Double),
             top5: zeros(&[members], Kind::Int64),
@@ -65,10 +63,6 @@ impl Scores {
             (format!("{prefix}/per_class"), 100.0 * recall.double_value(&[])),
             (format!("{prefix}/loss"), self.loss.double_value(&[member]) / total),
         ])
-    }
-
-    pub fn classes(&self) -> i64 {
-        self.classes
     }
 }
 

@@ -20,6 +20,6 @@ pub use metrics::Scores;
 pub use optim::{Optimizer, Rule};
 pub use run::{Job, Metrics, run};
 pub use schedule::factor;
-pub use serve::serve;
+pub use serve::{Pipe, serve};
 pub use session::Session;
 pub use state::{State, StateError};

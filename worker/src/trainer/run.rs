@@ -84,7 +84,7 @@ struct Trial<'a> {
 impl<'a> Trial<'a> {
     fn prepare(job: &'a Job, session: &mut Session) -> Result<Trial<'a>, TrialError> {
         let recipe = &job.recipe;
-        let vit = session.backbone(&recipe.backbone)?;
+        let (vit, identity) = session.backbone(&recipe.backbone)?;
         recipe.check_depth(vit.arch().depth).map_err(TrialError::invalid)?;
         let positions = vit.positions(i64::from(recipe.image_size)).map_err(TrialError::invalid)?;
         let task = session.task(&recipe.task)?;
@@ -108,6 +108,7 @@ impl<'a> Trial<'a> {
         );
         let frozen = Frozen {
             vit,
+            identity,
             positions: Rc::new(positions),
             normalization: recipe.normalization,
             first: ensemble.first_block(),
@@ -136,11 +137,9 @@ impl<'a> Trial<'a> {
             let loss = self.train_epoch(lr);
             seconds += clock.elapsed().as_secs_f64();
             self.state.epoch += 1;
-            if !loss.is_finite() {
-                let message = format!("the training loss became {loss} in epoch {}", self.state.epoch);
-                return Err(TrialError::new(FailureClass::Diverged, message));
-            }
+            check_finite("training", loss, self.state.epoch)?;
             metrics = self.score(&self.eval, "val");
+            check_finite("validation", metrics["val/loss"], self.state.epoch)?;
             metrics.insert("train/loss".to_owned(), loss);
             let images = self.train.len() as f64 * f64::from(self.state.epoch);
             metrics.insert("images_per_second".to_owned(), images / seconds);
@@ -177,6 +176,16 @@ impl<'a> Trial<'a> {
         let Some(split) = &recipe.split.test else { return Ok(Metrics::new()) };
         let task = session.task(&recipe.task)?;
         let inputs = session.inputs(recipe, &task, split, &self.frozen)?;
-        Ok(self.score(&inputs, "test"))
+        let metrics = self.score(&inputs, "test");
+        check_finite("test", metrics["test/loss"], recipe.epochs)?;
+        Ok(metrics)
     }
+}
+
+/// A loss that is not finite ends the trial: it has diverged.
+fn check_finite(what: &str, loss: f64, epoch: u32) -> Result<(), TrialError> {
+    if loss.is_finite() {
+        return Ok(());
+    }
+    Err(TrialError::new(FailureClass::Diverged, format!("the {what} loss became {loss} in epoch {epoch}")))
 }

@@ -12,10 +12,29 @@ use super::run::{Job, run};
 use super::session::Session;
 use crate::protocol::{FromTrainer, ToTrainer};
 
-/// Serves until stdin closes. Stdout is kept for the protocol: whatever a library prints goes to stderr.
-pub fn serve(session: &mut Session) -> std::io::Result<()> {
-    let mut out = claim_stdout()?;
-    send(&mut out, &FromTrainer::Ready { device: device::name(session.device()) })?;
+/// The trainer's side of the pipe.
+#[derive(Debug)]
+pub struct Pipe(File);
+
+impl Pipe {
+    /// Takes stdout for the protocol and points descriptor 1 at stderr, where whatever a library prints belongs. To be
+    /// called before any library is.
+    pub fn claim_stdout() -> std::io::Result<Pipe> {
+        let protocol: OwnedFd = nix::unistd::dup(std::io::stdout())?;
+        nix::unistd::dup2_stdout(std::io::stderr())?;
+        Ok(Pipe(File::from(protocol)))
+    }
+
+    fn send(&mut self, news: &FromTrainer) -> std::io::Result<()> {
+        let mut line = serde_json::to_string(news).map_err(std::io::Error::other)?;
+        line.push('\n');
+        self.0.write_all(line.as_bytes())
+    }
+}
+
+/// Serves runs until stdin closes.
+pub fn serve(session: &mut Session, mut pipe: Pipe) -> std::io::Result<()> {
+    pipe.send(&FromTrainer::Ready { device: device::name(session.device()) })?;
     for line in std::io::stdin().lock().lines() {
         let ToTrainer::Run { trial, attempt, recipe, seed } =
             serde_json::from_str(&line?).map_err(std::io::Error::other)?;
@@ -24,7 +43,7 @@ pub fn serve(session: &mut Session) -> std::io::Result<()> {
             Recipe::from_json(&recipe.to_string()).map_err(TrialError::invalid).and_then(|recipe| {
                 run(&Job { recipe, seed }, session, &mut |epoch, metrics| {
                     let news = FromTrainer::Epoch { trial, attempt, epoch, metrics: metrics.clone() };
-                    lost = lost.take().or(send(&mut out, &news).err());
+                    lost = lost.take().or(pipe.send(&news).err());
                 })
             });
         if let Some(error) = lost {
@@ -34,20 +53,7 @@ pub fn serve(session: &mut Session) -> std::io::Result<()> {
             Ok(metrics) => FromTrainer::Done { trial, attempt, metrics },
             Err(TrialError { class, message }) => FromTrainer::Failed { trial, attempt, class, message },
         };
-        send(&mut out, &news)?;
+        pipe.send(&news)?;
     }
     Ok(())
-}
-
-/// Takes stdout for the protocol and points descriptor 1 at stderr.
-fn claim_stdout() -> std::io::Result<File> {
-    let protocol: OwnedFd = nix::unistd::dup(std::io::stdout())?;
-    nix::unistd::dup2_stdout(std::io::stderr())?;
-    Ok(File::from(protocol))
-}
-
-fn send(out: &mut File, news: &FromTrainer) -> std::io::Result<()> {
-    let mut line = serde_json::to_string(news).map_err(std::io::Error::other)?;
-    line.push('\n');
-    out.write_all(line.as_bytes())
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use sha2::{Digest, Sha256};
-use sweeps::recipe::{Preprocessing, Recipe};
+use sweeps::recipe::{Normalization, Preprocessing, Recipe};
 use tch::{Device, Kind, Tensor};
 
 use super::cache::Cache;
@@ -21,7 +21,7 @@ const IMAGES: usize = 4 << 30;
 const PREFIXES: usize = 2 << 30;
 
 type SplitKey = (PathBuf, String, Preprocessing, u32);
-type PrefixKey = (SplitKey, String, String, usize);
+type PrefixKey = (SplitKey, String, Normalization, usize);
 
 /// A trainer's long-lived state.
 #[derive(Debug)]
@@ -58,19 +58,21 @@ impl Session {
         Ok(self.home.task(name)?)
     }
 
-    /// A backbone, loaded once; its file must be the one that the sidecar names by sha256.
-    pub(super) fn backbone(&mut self, name: &str) -> Result<Rc<Vit>, TrialError> {
+    /// A backbone and what identifies it, loaded once; its file must be the one that the sidecar names by sha256.
+    pub(super) fn backbone(&mut self, name: &str) -> Result<(Rc<Vit>, String), TrialError> {
         let entry = self.home.backbone(name)?;
-        let key = entry.sidecar.sha256.clone();
-        if let Some(vit) = self.backbones.get(&key) {
-            return Ok(vit);
+        let want = entry.sidecar.sha256;
+        // The same file may be read in two ways, with another pooling for example.
+        let identity = format!("{want} {:?}", entry.sidecar.arch);
+        if let Some(vit) = self.backbones.get(&identity) {
+            return Ok((vit, identity));
         }
         let found = sha256(&entry.path).map_err(|e| {
             TrialError::new(FailureClass::BadNode, format!("failed to read {}: {e}", entry.path.display()))
         })?;
-        if found != key {
+        if found != want {
             let message = format!(
-                "{} has sha256 {found}, its sidecar says {key}; import the backbone again",
+                "{} has sha256 {found}, its sidecar says {want}; import the backbone again",
                 entry.path.display()
             );
             return Err(TrialError::new(FailureClass::BadNode, message));
@@ -78,7 +80,7 @@ impl Session {
         let arch = entry.sidecar.arch;
         let weights = Weights::read(&entry.path, &arch, Kind::Float, self.device)?;
         let bytes = arch.parameters() * 4;
-        Ok(self.backbones.put(key, Vit::new(arch, weights), bytes))
+        Ok((self.backbones.put(identity.clone(), Vit::new(arch, weights), bytes), identity))
     }
 
     /// A split of the recipe's task, its prefix computed if it is small enough to keep.
@@ -95,7 +97,15 @@ impl Session {
             None => {
                 let size = i64::from(recipe.image_size);
                 let classes = i64::from(task.info.classes);
-                let images = data::load(&task.path, classes, split, recipe.preprocessing, size)?;
+                let load = || data::load(&task.path, classes, split, recipe.preprocessing, size);
+                let images = match load() {
+                    Err(error) if error.is_out_of_memory() => {
+                        self.splits.clear();
+                        self.prefixes.clear();
+                        load()?
+                    }
+                    other => other?,
+                };
                 let bytes = images.images.numel();
                 self.splits.put(key.clone(), images, bytes)
             }
@@ -104,7 +114,7 @@ impl Session {
         let prefix = if bytes > PREFIX_LIMIT {
             None
         } else {
-            let key = (key, recipe.backbone.clone(), format!("{:?}", recipe.normalization), frozen.first);
+            let key = (key, frozen.identity.clone(), recipe.normalization, frozen.first);
             Some(match self.prefixes.get(&key) {
                 Some(prefix) => prefix,
                 None => self.prefixes.put(key, frozen.prefix(&images), bytes),

@@ -3,14 +3,14 @@
 use super::{Param, Tuning};
 use crate::vit::Arch;
 
-/// The plain ViT.
+/// The plain ViT: no hook does anything.
 #[derive(Debug)]
-pub(super) struct Linear {
+pub struct Linear {
     depth: usize,
 }
 
 impl Linear {
-    pub(super) fn new(arch: &Arch) -> Linear {
+    pub fn new(arch: &Arch) -> Linear {
         Linear { depth: arch.depth as usize }
     }
 }

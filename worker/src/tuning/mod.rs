@@ -15,6 +15,7 @@ use tch::{Device, Kind, Tensor};
 use crate::vit::Arch;
 
 pub use head::Head;
+pub use linear::Linear;
 pub use noise::{Noise, seeded, stream};
 
 /// A tensor that is optimised, counted and saved.
@@ -107,7 +108,7 @@ pub trait Tuning: std::fmt::Debug {
 pub fn build(method: &Method, arch: &Arch, seeds: &[i64], kind: Kind, device: Device) -> Box<dyn Tuning> {
     let init = Init { seeds, kind, device };
     match *method {
-        Method::Linear => Box::new(linear::Linear::new(arch)),
+        Method::Linear => Box::new(Linear::new(arch)),
         Method::VptShallow { prompt_length, insertion_depth, prompt_dropout } => Box::new(vpt::Vpt::new(
             init.prompt(arch, 1, prompt_length),
             insertion_depth as usize,

@@ -1,5 +1,7 @@
 //! The shape of a vision transformer, as a backbone's sidecar states it. Numbers only, no tensors.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Everything about a ViT's shape that its weights do not say by themselves, and what they say for the check.
@@ -106,6 +108,29 @@ impl Arch {
         self.tensors().iter().map(|t| t.shape.iter().product::<usize>()).sum()
     }
 
+    /// What keeps tensors of these names and shapes from being this backbone: missing, unexpected, of another shape.
+    pub fn problems(&self, found: &BTreeMap<String, Vec<usize>>) -> Vec<String> {
+        let mut left: BTreeMap<&str, &Vec<usize>> =
+            found.iter().map(|(name, shape)| (name.as_str(), shape)).collect();
+        let (mut missing, mut problems) = (Vec::new(), Vec::new());
+        for TensorShape { name, shape } in self.tensors() {
+            match left.remove(name.as_str()) {
+                None => missing.push(name),
+                Some(found) if *found != shape => {
+                    problems.push(format!("`{name}` is {found:?}, not {shape:?}"))
+                }
+                Some(_) => {}
+            }
+        }
+        let unexpected = left.into_keys().map(str::to_owned).collect();
+        for (what, names) in [("missing", missing), ("unexpected", unexpected)] {
+            if !names.is_empty() {
+                problems.push(format!("{what}: {}", quoted(&names)));
+            }
+        }
+        problems
+    }
+
     /// Every tensor of the checkpoint under its timm name, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<TensorShape> {
         let (d, m, p) = (self.dim as usize, self.mlp_dim as usize, self.patch_size as usize);
@@ -137,6 +162,15 @@ impl Arch {
         add(format!("{norm}.weight"), &[d]);
         add(format!("{norm}.bias"), &[d]);
         all
+    }
+}
+
+/// At most eight names, and how many more there are.
+fn quoted(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
+    match names.len().saturating_sub(8) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 

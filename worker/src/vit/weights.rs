@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 use super::Arch;
-use super::arch::TensorShape;
 
 /// A backbone's tensors by timm name, all of them there and of the right shape.
 #[derive(Debug)]
@@ -36,28 +35,15 @@ impl Weights {
         kind: Kind,
         device: Device,
     ) -> Result<Weights, WeightsError> {
-        let mut found: BTreeMap<String, Tensor> =
+        let found: BTreeMap<String, Tensor> =
             tensors.into_iter().filter(|(name, _)| !name.starts_with("head.")).collect();
-        let (mut all, mut missing, mut problems) = (BTreeMap::new(), Vec::new(), Vec::new());
-        for TensorShape { name, shape } in arch.tensors() {
-            let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
-            match found.remove(&name) {
-                None => missing.push(name),
-                Some(tensor) if tensor.size() != shape => {
-                    problems.push(format!("`{name}` is {:?}, not {shape:?}", tensor.size()));
-                }
-                Some(tensor) => {
-                    let tensor = tensor.to_device(device).to_kind(kind).set_requires_grad(false);
-                    all.insert(name, tensor);
-                }
-            }
+        let shape = |tensor: &Tensor| tensor.size().iter().map(|&n| n as usize).collect();
+        let problems = arch.problems(&found.iter().map(|(name, t)| (name.clone(), shape(t))).collect());
+        if !problems.is_empty() {
+            return Err(WeightsError::Unfit { problems });
         }
-        for (what, names) in [("missing", missing), ("unexpected", found.into_keys().collect())] {
-            if !names.is_empty() {
-                problems.push(format!("{what}: {}", shortened(&names)));
-            }
-        }
-        if problems.is_empty() { Ok(Weights(all)) } else { Err(WeightsError::Unfit { problems }) }
+        let ready = |t: Tensor| t.to_device(device).to_kind(kind).set_requires_grad(false);
+        Ok(Weights(found.into_iter().map(|(name, tensor)| (name, ready(tensor))).collect()))
     }
 
     /// Takes a tensor out. Only names of [`Arch::tensors`] may be asked for, each once.
@@ -65,15 +51,6 @@ impl Weights {
         self.0
             .remove(name)
             .unwrap_or_else(|| panic!("`{name}` is not a tensor of this backbone, or is taken"))
-    }
-}
-
-/// At most eight of the names, and how many more there are.
-fn shortened(names: &[String]) -> String {
-    let shown = names.iter().take(8).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(8) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }
 

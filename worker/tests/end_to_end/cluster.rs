@@ -35,7 +35,7 @@ impl Cluster {
     pub(crate) fn worker(&mut self, name: &str) -> usize {
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
         command
-            .args(["start", "--name", name, "--device", "cpu", "--server", &self.server()])
+            .args(["start", "--name", name, "--device", "cpu", "--threads", "1", "--server", &self.server()])
             .arg("--home")
             .arg(home());
         let log = std::fs::File::create(self.folder.path().join(format!("{name}.log"))).expect("a log");
@@ -119,7 +119,10 @@ impl Cluster {
             .and_then(|mut f| f.write_all(file.as_bytes()))
             .expect("the trial is written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
-        command.args(["train", "--device", "cpu", "--output", "json", "--home"]).arg(home()).arg(&path);
+        command
+            .args(["train", "--device", "cpu", "--threads", "1", "--output", "json", "--home"])
+            .arg(home())
+            .arg(&path);
         let output = command.output().expect("worker runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).expect("UTF-8");

@@ -8,14 +8,14 @@ mod home;
 use cluster::{Cluster, json, kill};
 use serde_json::Value;
 
-/// Four trials of about three seconds each.
+/// Four trials of a few seconds each.
 const SWEEP: &str = "
 version: 1
 kind: sweep
 name: end-to-end
 objective: {metric: val/top1, at: last}
 report: [test/top1]
-base: {backbone: tiny, task: test/shades, image_size: 32, epochs: 150, batch_size: 8,
+base: {backbone: tiny, task: test/shades, image_size: 32, epochs: 100, batch_size: 8,
        split: {train: train, eval: val, test: test}}
 axes:
   lr: {values: [0.01, 0.02]}
@@ -91,7 +91,7 @@ fn a_killed_trainer_and_a_killed_coordinator_lose_nothing() {
 fn a_captured_trial_gives_the_same_bits_again() {
     let mut cluster = Cluster::start(&[]);
     cluster.worker("only");
-    cluster.submit(&SWEEP.replace("150", "12"));
+    cluster.submit(&SWEEP.replace("epochs: 100", "epochs: 12"));
     cluster.watch_to_the_end();
     let trials = assert_complete(&cluster);
     let trial = &trials[2];
@@ -113,7 +113,7 @@ fn a_corrupt_image_fails_its_trials_by_name_and_stops_nothing_else() {
     let mut cluster = Cluster::start(&[]);
     cluster.worker("only");
     let tasks = SWEEP
-        .replace("150", "2")
+        .replace("epochs: 100", "epochs: 2")
         .replace("task: test/shades, ", "")
         .replace("axes:", "axes:\n  task: {values: [test/corrupt, test/shades]}");
     cluster.submit(&tasks.replace("seeds: [0, 1]", "seeds: [0]"));

@@ -7,14 +7,13 @@ use serde_json::Value;
 use sweeps::recipe::{HeadInit, Method};
 use tch::{Device, Kind, Tensor};
 use worker::trainer::{Ensemble, Member, Rule, cross_entropy};
-use worker::tuning::{Step, Tuning};
+use worker::tuning::{Linear, Step};
 use worker::vit::{Arch, Pool, PositionResize, Vit, Weights};
 
 use crate::compare::Comparison;
 
 #[derive(Debug)]
 pub(crate) struct Case {
-    pub(crate) name: String,
     pub(crate) folder: PathBuf,
     pub(crate) method: String,
     pub(crate) json: Value,
@@ -30,7 +29,6 @@ impl Case {
         let json: Value = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
         let expected = folder.join("expected.safetensors");
         Ok(Case {
-            name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             folder: folder.to_owned(),
             method: json["method"].as_str().unwrap_or_default().to_owned(),
             expected: if expected.is_file() { tensors(&expected)? } else { Tensors::new() },
@@ -172,7 +170,7 @@ impl Case {
         let tokens = |ensemble: &Ensemble| {
             tch::no_grad(|| {
                 let x = vit.embed(images, &positions);
-                let x = vit.blocks(x, 0..ensemble.first_block(), &Plain, Step::evaluation(1));
+                let x = vit.blocks(x, 0..ensemble.first_block(), &Linear::new(&arch), Step::evaluation(1));
                 x.repeat([k, 1, 1])
             })
         };
@@ -250,20 +248,6 @@ fn check_groups(optimizer: &Value, ensemble: &Ensemble) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// The backbone without any method.
-#[derive(Debug)]
-struct Plain;
-
-impl Tuning for Plain {
-    fn params(&self) -> Vec<worker::tuning::Param> {
-        Vec::new()
-    }
-
-    fn first_block(&self) -> usize {
-        0
-    }
 }
 
 fn number_of(object: &Value, key: &str) -> Option<u32> {
