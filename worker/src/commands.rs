@@ -19,6 +19,9 @@ use crate::cli;
 /// Shorter than the time that schedulers commonly leave between SIGTERM and SIGKILL.
 const LEAVE_WITHIN: Duration = Duration::from_secs(20);
 
+/// What an import does not do by itself.
+const OFFERED: &str = "a worker that is running offers it once it is restarted";
+
 fn home(arg: &cli::HomeArg) -> anyhow::Result<Home> {
     let path = arg.home.clone().or_else(Home::default_path);
     let path = path.context("neither HOME nor XDG_DATA_HOME is set; say where the home is with --home")?;
@@ -186,7 +189,7 @@ pub(crate) fn import_backbone(args: cli::ImportBackbone) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "backbone {}: {} blocks, width {}, {} heads, patches of {} at {} pixels\n{}",
+        "backbone {}: {} blocks, width {}, {} heads, patches of {} at {} pixels\n{}\n{OFFERED}",
         entry.name,
         arch.depth,
         arch.dim,
@@ -211,7 +214,7 @@ pub(crate) fn import_dataset(args: cli::ImportDataset) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "task {}: {} classes, splits {}\n{}",
+        "task {}: {} classes, splits {}\n{}\n{OFFERED}",
         entry.name,
         entry.info.classes,
         entry.splits.join(", "),

@@ -11,8 +11,8 @@ pub enum DeviceError {
     #[error("`{0}` is no device; write auto, cpu, cuda or cuda:N")]
     Unknown(String),
     #[error(
-        "no CUDA device can be opened ({0}); install the full libtorch (pip install torch==2.11.0), put its lib folder \
-         into LD_LIBRARY_PATH, and check nvidia-smi"
+        "no CUDA device can be opened ({0}); install the full libtorch (torch 2.11.0 from PyPI), put its lib folder into \
+         LD_LIBRARY_PATH, and check nvidia-smi"
     )]
     NoCuda(String),
     #[error("there is no cuda:{wanted}; this machine has {count}")]
@@ -65,7 +65,10 @@ pub fn load_cuda() -> Result<(), String> {
                 std::mem::forget(library); // kernels stay registered until the process ends
                 return Ok(());
             }
-            Err(error) => why = error.to_string(),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                why = cause.unwrap_or_else(|| error.to_string());
+            }
         }
     }
     Err(why)

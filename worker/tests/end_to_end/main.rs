@@ -130,3 +130,25 @@ fn a_corrupt_image_fails_its_trials_by_name_and_stops_nothing_else() {
         }
     }
 }
+
+#[test]
+fn a_diverged_trial_is_a_scored_end_and_is_not_tried_again() {
+    let mut cluster = Cluster::start(&[]);
+    cluster.worker("only");
+    // One step an epoch: the training loss is still finite when the weights are not.
+    let file = SWEEP.replace("epochs: 100, batch_size: 8", "epochs: 2, batch_size: 16");
+    cluster.submit(&file.replace("[0.01, 0.02]", "[0.01, 1.0e+30]"));
+    cluster.watch_to_the_end();
+    for trial in trials(&cluster) {
+        if trial["parameters"]["lr"] == 0.01 {
+            assert_eq!(trial["state"], "succeeded", "{trial}");
+        } else {
+            assert_eq!(
+                (&trial["state"], &trial["failure"]),
+                (&"failed".into(), &"diverged".into()),
+                "{trial}"
+            );
+            assert_eq!(trial["attempt"], 1);
+        }
+    }
+}
