@@ -37,7 +37,7 @@ pub(crate) struct HomeArg {
 #[derive(Debug, Args)]
 pub(crate) struct Start {
     /// The coordinator, http://host:port; its token is read from SWEEP_TOKEN
-    #[arg(long, env = "SWEEP_SERVER", value_name = "URL")]
+    #[arg(long, env = "SWEEP_SERVER", default_value = "http://127.0.0.1:7741", value_name = "URL")]
     pub(crate) server: String,
     /// How people see this worker [default: the host's name]
     #[arg(long)]
