@@ -1,6 +1,6 @@
 //! A trial's parameters, typed, and which method reads which key.
 //!
-//! A recipe has two outer forms with the same keys: the flat [`Settings`] of a sweep file's `base`, and the JSON
+//! A recipe has two outer forms with the same keys: the flat [`Settings`](crate::Settings) of a sweep file's `base`, and the JSON
 //! object of the wire, which `worker train` reads too. Both are read strictly: an unknown key, or one that the
 //! method does not read, is an error.
 

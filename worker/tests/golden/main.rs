@@ -4,6 +4,8 @@
 //! gradient, and three optimiser steps. `cargo test -p worker --test golden` prints a line per case. Further folders of
 //! cases are taken from GOLDEN_DIR, separated by colons; words on the command line select cases by part of their name.
 
+#![allow(clippy::print_stdout, reason = "the report is what this test is for")]
+
 mod case;
 mod compare;
 mod tables;
