@@ -101,7 +101,7 @@ pub enum Method {
 pub enum HeadInit {
     /// W ~ N(0, 2/C), b = −ln 99 (VPT).
     Vpt,
-    /// W ~ truncated N(0, 0.02²), b = 0 (SPT).
+    /// W ~ N(0, 0.02²), b = 0 (SPT).
     Spt,
     /// W = 0, b = 0.
     Zero,

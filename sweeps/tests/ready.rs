@@ -28,6 +28,9 @@ fn every_ready_made_sweep_expands() {
             let stated = format!("= {} {what}", with_commas(count));
             assert!(text.contains(&stated), "{name} states its counts: `{stated}`");
         }
+        let tests = spec.configurations().any(|configuration| configuration.recipe.split.test.is_some());
+        let reports_tests = spec.report.iter().any(|metric| metric.starts_with("test/"));
+        assert!(tests || !reports_tests, "{name} reports scores of test images that no trial sees");
         found += 1;
     }
     assert!(found >= 2, "found {found} sweeps in {}", folder.display());

@@ -31,6 +31,10 @@ const FILES: &[(&str, &str)] = &[
     ("random without trials", "search: {sampler: random}\n"),
     ("grid with trials", "search: {trials: 5}\n"),
     ("choosing on test images", "objective: {metric: test/top1}\n"),
+    (
+        "accuracy on training images, which is not scored",
+        "objective: {metric: train/top1}\nreport: [train/loss, train/top5, train/per_class]\n",
+    ),
     ("choosing on a cost", "objective: {metric: seconds/gpu}\n"),
     (
         "misspelled metric",

@@ -1,4 +1,4 @@
-//! The names of what trainers report.
+//! The names of what trainers report. Images are scored on `val/` and `test/`; of training there is the loss alone.
 
 /// Scores of an epoch: what an objective may be, those of the test images apart.
 pub const SCORE_METRICS: &[&str] = &[
@@ -6,9 +6,6 @@ pub const SCORE_METRICS: &[&str] = &[
     "val/top5",
     "val/per_class",
     "val/loss",
-    "train/top1",
-    "train/top5",
-    "train/per_class",
     "train/loss",
     "test/top1",
     "test/top5",
