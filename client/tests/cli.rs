@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
+use std::time::Duration;
 
 use proto::v1::*;
 use support::{Script, Server, World, sweep};
@@ -231,6 +232,36 @@ fn a_restart_of_the_coordinator_does_not_end_a_watch() {
     until("[3/3] trial 3 succeeded");
     assert!(watch.wait().expect("it ends").success());
     assert_eq!(server.world.lock().expect("no panic").watched_after, [0, 1]);
+}
+
+#[test]
+fn every_outage_is_announced_though_nothing_happened_between_them() {
+    let mut world = a_world();
+    let quiet = Script { events: Vec::new(), end: Ok(()), stays: true };
+    let events = (1..=3).map(|trial| succeeded(trial, trial as i64, 80.0));
+    let events = events.chain([event(4, EventKind::Ended, 0)]).collect();
+    let rest = Script { events, end: Ok(()), stays: false };
+    world.watches = VecDeque::from([quiet.clone(), quiet, rest]);
+    let mut server = Server::start(world);
+    let watch = std::process::Command::new(env!("CARGO_BIN_EXE_sweep"))
+        .args(["watch", "last", "--server", &server.address.to_string()])
+        .env_remove("SWEEP_TOKEN")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    for streams in [1, 2] {
+        while server.world.lock().expect("no panic").watched_after.len() < streams {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Longer than a stream must hold to count as well.
+        std::thread::sleep(Duration::from_millis(5_500));
+        let (address, world) = server.kill();
+        server = Server::start_at(address, world);
+    }
+    let output = watch.wait_with_output().expect("it ends");
+    let stderr = text(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(stderr.matches("trying again").count(), 2, "{stderr}");
 }
 
 #[test]

@@ -9,6 +9,8 @@ mod state;
 mod tests;
 mod view;
 
+use std::time::Duration;
+
 use proto::v1::{GetRequest, Sweep, WatchRequest};
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
@@ -24,11 +26,19 @@ use crate::error::{CliError, Outcome};
 enum Stopped {
     /// The sweep is over.
     Over,
+    /// It could not be opened: worth another try.
+    Refused { reason: String },
     /// The stream broke: worth another try.
-    Broken { reason: String, had_events: bool },
+    Broken { reason: String, life: Life },
     /// The coordinator closed the stream before the sweep's end was heard: it shuts down, or the end came before
     /// the first event that was asked for.
-    Closed { had_events: bool },
+    Closed { life: Life },
+}
+
+/// What came of a stream that had opened.
+struct Life {
+    open_for: Duration,
+    had_events: bool,
 }
 
 /// Follows a sweep to its end; Ctrl-C stops the watching, not the sweep.
@@ -74,19 +84,21 @@ async fn get(connection: &mut Connection, sweep: &str) -> Result<Sweep, CliError
 async fn follow(connection: &mut Connection, state: &mut State, view: &mut View) -> Result<(), CliError> {
     let mut backoff = Backoff::default();
     while !state.is_over() {
-        let (reason, had_events) = match stream(connection, state, view).await? {
+        let reason = match stream(connection, state, view).await? {
             Stopped::Over => break,
-            Stopped::Broken { reason, had_events } => (reason, had_events),
-            Stopped::Closed { had_events } => {
-                if !had_events && has_ended(connection, state).await? {
+            Stopped::Refused { reason } => reason,
+            Stopped::Broken { reason, life } => {
+                backoff.streamed(life.open_for, life.had_events);
+                reason
+            }
+            Stopped::Closed { life } => {
+                if !life.had_events && has_ended(connection, state).await? {
                     break;
                 }
-                ("it closed the stream".to_owned(), had_events)
+                backoff.streamed(life.open_for, life.had_events);
+                "it closed the stream".to_owned()
             }
         };
-        if had_events {
-            backoff = Backoff::default();
-        }
         let server = connection.server.clone();
         if backoff.is_fresh() {
             view.say(&format!("lost the coordinator at {server} ({reason}); trying again"));
@@ -120,21 +132,24 @@ async fn stream(
     state: &mut State,
     view: &mut View,
 ) -> Result<Stopped, CliError> {
-    let mut had_events = false;
     let request = WatchRequest { sweep: state.id.clone(), after_seq: state.seq };
     let mut events = match connection.client.watch(request).await {
         Ok(reply) => reply.into_inner(),
         Err(status) if is_passing(&status) => {
-            return Ok(Stopped::Broken { reason: status.message().to_owned(), had_events });
+            return Ok(Stopped::Refused { reason: status.message().to_owned() });
         }
         Err(status) => return Err(connection.explain(&status)),
     };
+    let opened = Instant::now();
+    let mut had_events = false;
     loop {
-        let batch = match events.message().await {
+        let message = events.message().await;
+        let life = Life { open_for: opened.elapsed(), had_events };
+        let batch = match message {
             Ok(Some(reply)) => reply.events,
-            Ok(None) => return Ok(Stopped::Closed { had_events }),
+            Ok(None) => return Ok(Stopped::Closed { life }),
             Err(status) if is_passing(&status) => {
-                return Ok(Stopped::Broken { reason: status.message().to_owned(), had_events });
+                return Ok(Stopped::Broken { reason: status.message().to_owned(), life });
             }
             Err(status) => return Err(connection.explain(&status)),
         };
