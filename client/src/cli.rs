@@ -16,8 +16,8 @@ const DEFAULT_SERVER: &str = "http://127.0.0.1:7741";
     after_help = "\
 SWEEP is an id, a unique prefix of one, a sweep's name (the newest of that name) or `last`.
 
-Exit codes: 0 ok, 2 usage or invalid file, 3 not found, 4 refused, 5 coordinator unreachable,
-10 the watched sweep ended with failures.
+Exit codes: 0 ok, 1 something failed on either side, 2 usage or invalid file, 3 not found, 4 refused,
+5 coordinator unreachable, 10 the watched sweep ended with failures, 130 the watch was interrupted.
 
 Environment: SWEEP_SERVER, SWEEP_TOKEN (the bearer token of the coordinator), NO_COLOR."
 )]
@@ -163,10 +163,10 @@ pub(crate) struct CaptureArgs {
 pub(crate) struct ResultsArgs {
     /// Id, prefix, name or `last`
     pub(crate) sweep: String,
-    /// One row per value of this axis (also `method`, `block`, `stage`)
+    /// One row per value of a parameter that the file sets beyond `base`, of `block` or of `stage`
     #[arg(long, value_name = "AXIS")]
     pub(crate) rows: Option<String>,
-    /// One column per value of this axis
+    /// One column per value, of the same names as --rows
     #[arg(long, value_name = "AXIS")]
     pub(crate) cols: Option<String>,
     /// The metric to show [default: with --rows or --cols the first of `report`, else all of them]
@@ -181,7 +181,7 @@ pub(crate) struct ResultsArgs {
 pub(crate) struct BestArgs {
     /// Id, prefix, name or `last`
     pub(crate) sweep: String,
-    /// The best for each value of this axis (also `method`, `block`)
+    /// The best for each value of a parameter that the file sets beyond `base`, or of `block`
     #[arg(long, value_name = "AXIS")]
     pub(crate) per: Option<String>,
     /// Choose within this stage [default: the last that has results]

@@ -54,7 +54,7 @@ pub(crate) enum CliError {
 }
 
 impl CliError {
-    /// 1 is a fault of ours; `--help` names the others.
+    /// What they mean is said by `--help`.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             CliError::ReadFile { .. }

@@ -108,19 +108,21 @@ pub(crate) fn trial_state(state: TrialState) -> &'static str {
     }
 }
 
-/// The class of a failure; empty when nothing failed.
+/// The class of a failure in the words of sweep files; empty when nothing failed.
 pub(crate) fn failure(class: FailureClass) -> &'static str {
-    match class {
-        FailureClass::Unspecified => "",
-        FailureClass::InvalidConfig => "invalid_config",
-        FailureClass::CodeError => "code_error",
-        FailureClass::Diverged => "diverged",
-        FailureClass::CudaOom => "cuda_oom",
-        FailureClass::HostOom => "host_oom",
-        FailureClass::Timeout => "timeout",
-        FailureClass::BadData => "bad_data",
-        FailureClass::BadNode => "bad_node",
-    }
+    use sweeps::FailureClass as Class;
+    let class = match class {
+        FailureClass::Unspecified => return "",
+        FailureClass::InvalidConfig => Class::InvalidConfig,
+        FailureClass::CodeError => Class::CodeError,
+        FailureClass::Diverged => Class::Diverged,
+        FailureClass::CudaOom => Class::CudaOom,
+        FailureClass::HostOom => Class::HostOom,
+        FailureClass::Timeout => Class::Timeout,
+        FailureClass::BadData => Class::BadData,
+        FailureClass::BadNode => Class::BadNode,
+    };
+    class.name()
 }
 
 #[cfg(test)]
@@ -153,6 +155,19 @@ mod tests {
         assert_eq!(of(3), "87.20 ± 0.35");
         let loss = Statistic { mean: 0.4321, std: 0.01, n: 3 };
         assert_eq!(statistic("train/loss", &loss), "0.4321 ± 0.0100");
+    }
+
+    #[test]
+    fn failures_have_the_names_of_the_wire_in_lower_case() {
+        for number in 1.. {
+            let Ok(class) = FailureClass::try_from(number) else {
+                assert_eq!(number as usize, sweeps::FailureClass::ALL.len() + 1);
+                break;
+            };
+            let on_the_wire = class.as_str_name().trim_start_matches("FAILURE_CLASS_").to_lowercase();
+            assert_eq!(failure(class), on_the_wire);
+        }
+        assert_eq!(failure(FailureClass::Unspecified), "");
     }
 
     #[test]

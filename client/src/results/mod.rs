@@ -133,7 +133,8 @@ impl Results {
         keys.len()
     }
 
-    /// Refuses an axis that no configuration has.
+    /// Refuses a name that tells no configurations apart. What `base` alone sets is no axis: the coordinator
+    /// sends what the axes, blocks and `include` set.
     pub(crate) fn check_axis(&self, axis: &str) -> Result<(), CliError> {
         let known = || self.axes.iter().map(String::as_str).chain([STAGE, BLOCK]);
         if known().any(|name| name == axis) {
@@ -296,6 +297,19 @@ mod tests {
         assert_eq!(results.clone().only_last_stage().rows.len(), 7);
         let error = results.only_stage("finl").expect_err("no such stage");
         assert_eq!(error.to_string(), "`finl` is no stage of this sweep; it has `tune`, `final`");
+    }
+
+    #[test]
+    fn what_blocks_set_is_an_axis_and_what_base_alone_sets_is_none() {
+        let results = mixed();
+        for name in ["task", "lr", "method", "stage", "block"] {
+            assert!(results.check_axis(name).is_ok(), "{name}");
+        }
+        assert_eq!(results.check_axis("backbone").expect_err("in base").exit_code(), 2);
+        let rows = vec![configuration(1, r#"{"lr":1,"backbone":"vit_b16_in21k"}"#, 80.0)];
+        let results = Results::read(reply(rows)).expect("valid");
+        assert!(results.check_axis("backbone").is_ok());
+        assert_eq!(results.check_axis("method").expect_err("in base").exit_code(), 2);
     }
 
     #[test]
