@@ -117,34 +117,24 @@ fn new_configuration(configuration: &Configuration) -> NewConfiguration {
         settings_json: configuration.settings_json(),
         recipe_json: recipe.to_json(),
         epochs: recipe.epochs,
-        need: Need {
-            backbone: recipe.backbone.clone(),
-            task: recipe.task.clone(),
-            method: recipe.method.name().to_owned(),
-        },
+        need: Need::of(recipe),
     }
 }
 
-/// Refuses a configuration that no worker with its backbone could run.
+/// Refuses a configuration that is too deep for its backbone, whichever live worker it would run on.
 fn check_depth(configuration: &Configuration, offers: &[(String, Offer)]) -> Result<(), FileError> {
     let recipe = &configuration.recipe;
-    let mut refused = None;
     for (worker, offer) in offers {
         for backbone in offer.backbones.iter().filter(|backbone| backbone.name == recipe.backbone) {
-            match recipe.check_depth(backbone.depth) {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    refused.get_or_insert_with(|| FileError::Depth {
-                        number: configuration.number,
-                        settings: configuration.settings_json(),
-                        message: error.to_string(),
-                        worker: worker.clone(),
-                    });
-                }
-            }
+            recipe.check_depth(backbone.depth).map_err(|error| FileError::Depth {
+                number: configuration.number,
+                settings: configuration.settings_json(),
+                message: error.to_string(),
+                worker: worker.clone(),
+            })?;
         }
     }
-    refused.map_or(Ok(()), Err)
+    Ok(())
 }
 
 /// Parts are joined with their lengths, so that no two different submissions read alike.

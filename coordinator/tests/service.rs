@@ -133,9 +133,10 @@ fn submit(file: &str) -> v1::SubmitRequest {
 }
 
 fn register(depth: u32) -> v1::RegisterRequest {
+    let splits = ["train800", "val200", "test"].map(str::to_owned).into();
     let capabilities = v1::Capabilities {
         backbones: vec![v1::Backbone { name: "tiny".into(), sha256: "00".into(), depth, dim: 32 }],
-        tasks: vec![v1::Task { name: "digits".into(), classes: 10, splits: vec!["train".into()] }],
+        tasks: vec![v1::Task { name: "digits".into(), classes: 10, splits }],
         methods: vec!["vpt_deep".into()],
         ..Default::default()
     };

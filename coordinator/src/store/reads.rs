@@ -65,8 +65,9 @@ impl Op for GetSweep {
 }
 
 async fn unserved<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<Unserved>, Error> {
+    let needs = trials::needs(tx).await?;
     let needs: BTreeMap<i64, Need> =
-        trials::needs(tx).await?.into_iter().map(|row| (row.id, row.need())).collect();
+        needs.iter().map(|row| Ok((row.id, row.need()?))).collect::<Result<_, Error>>()?;
     let mut live: Vec<(String, Offer)> = Vec::new();
     for row in workers::live(tx).await? {
         live.push((row.name.clone(), row.offer()?));

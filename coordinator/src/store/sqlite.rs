@@ -39,7 +39,7 @@ pub(super) struct Sqlite {
 impl Sqlite {
     pub(super) async fn open(path: &str, clock: Clock) -> Result<Self, OpenError> {
         if path.is_empty() || path.contains('?') || path.contains(":memory:") {
-            return Err(OpenError::Url(format!("sqlite:{path}")));
+            return Err(OpenError::Url("`sqlite:…` names no plain file".to_owned()));
         }
         let path = PathBuf::from(path);
         let lock = lock(&path)?;

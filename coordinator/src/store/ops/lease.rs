@@ -94,8 +94,13 @@ impl Lease {
 /// The needs that a worker serves.
 pub(in crate::store) async fn fitting<T: Tx>(tx: &mut T, worker: &WorkerRow) -> Result<Vec<i64>, Error> {
     let offer = worker.offer()?;
-    let needs = trials::needs(tx).await?;
-    Ok(needs.into_iter().filter(|row| offer.fits(&row.need())).map(|row| row.id).collect())
+    let mut fitting = Vec::new();
+    for row in trials::needs(tx).await? {
+        if offer.fits(&row.need()?) {
+            fitting.push(row.id);
+        }
+    }
+    Ok(fitting)
 }
 
 /// Prolongs leases of a worker.

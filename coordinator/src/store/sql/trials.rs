@@ -1,7 +1,10 @@
 //! Tables `trial`, `lease`, `attempt`.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
+use crate::offer::Need;
 use crate::store::error::Error;
 use crate::store::rows::{
     AssignmentRow, AttemptRow, CountRow, KeyRow, LeaseRow, NeedRow, OutcomeRow, TrialChange, TrialRow,
@@ -194,11 +197,13 @@ const OUTCOMES: Sql = Sql::both(
 );
 
 const INSERT_NEEDS: Sql = Sql {
-    sqlite: "INSERT INTO need (backbone, task, method)
-             SELECT value ->> 'backbone', value ->> 'task', value ->> 'method' FROM json_each($1) WHERE true
+    sqlite: "INSERT INTO need (backbone, task, splits_json, method)
+             SELECT value ->> 'backbone', value ->> 'task', value ->> 'splits_json', value ->> 'method'
+               FROM json_each($1) WHERE true
              ON CONFLICT DO NOTHING",
-    postgres: "INSERT INTO need (backbone, task, method)
-               SELECT x.* FROM json_to_recordset($1::json) AS x(backbone text, task text, method text) ORDER BY 1, 2, 3
+    postgres: "INSERT INTO need (backbone, task, splits_json, method)
+               SELECT x.* FROM json_to_recordset($1::json)
+                      AS x(backbone text, task text, splits_json text, method text) ORDER BY 1, 2, 3, 4
                ON CONFLICT DO NOTHING",
 };
 const NEEDS: Sql = Sql::both("SELECT * FROM need ORDER BY id");
@@ -219,6 +224,15 @@ pub(in crate::store) struct TrialInsert {
     pub config: i64,
     pub seed: i64,
     pub need: i64,
+}
+
+/// A need to be written, if it is new.
+#[derive(Debug, Serialize)]
+struct NeedInsert {
+    backbone: String,
+    task: String,
+    splits_json: String,
+    method: String,
 }
 
 /// How an attempt ended, to be written.
@@ -399,11 +413,15 @@ pub(in crate::store) async fn outcomes<T: Tx>(
     Ok(tx.fetch(OUTCOMES, args![sweep, first, last]).await?)
 }
 
-pub(in crate::store) async fn insert_needs<T: Tx>(
-    tx: &mut T,
-    needs: &[crate::offer::Need],
-) -> Result<(), Error> {
-    tx.execute(INSERT_NEEDS, args![to_json(needs)]).await?;
+pub(in crate::store) async fn insert_needs<T: Tx>(tx: &mut T, needs: &BTreeSet<&Need>) -> Result<(), Error> {
+    let row = |need: &&Need| NeedInsert {
+        backbone: need.backbone.clone(),
+        task: need.task.clone(),
+        splits_json: to_json(&need.splits),
+        method: need.method.clone(),
+    };
+    let rows: Vec<_> = needs.iter().map(row).collect();
+    tx.execute(INSERT_NEEDS, args![to_json(&rows)]).await?;
     Ok(())
 }
 

@@ -13,6 +13,9 @@ const REGISTER: Sql = Sql::both(
             last_seen = excluded.last_seen, state = 'live'
      RETURNING *",
 );
+/// Held to the end of the transaction, so that of two coordinators one sees what the other has registered. The number is
+/// "offer" in ASCII. SQLite has one writer and needs no lock.
+const LOCK_OFFERS: Sql = Sql { sqlite: "SELECT 1", postgres: "SELECT pg_advisory_xact_lock(478459356530)" };
 /// Who calls is not lost. A draining worker stays so.
 const TOUCH: Sql = Sql::both(
     "UPDATE worker SET last_seen = $2, state = CASE state WHEN 'lost' THEN 'live' ELSE state END
@@ -33,6 +36,12 @@ pub(in crate::store) struct Announcement<'a> {
     pub name: &'a str,
     pub capabilities_json: String,
     pub slots: i64,
+}
+
+/// Lets nobody else register until this transaction ends.
+pub(in crate::store) async fn lock_offers<T: Tx>(tx: &mut T) -> Result<(), Error> {
+    tx.execute(LOCK_OFFERS, args![]).await?;
+    Ok(())
 }
 
 /// Writes an announcement; the same instance keeps the id that it was given first.
