@@ -127,6 +127,10 @@ async fn lease_is_idempotent(env: &Env) {
     assert_ne!(first, second);
     env.finish(&worker, success(token(&first[0]), 1.0)).await;
     assert_eq!(env.lease(&worker, "r", 2).await, first[1..], "what has ended is not given again");
+    env.finish(&worker, success(token(&first[1]), 1.0)).await;
+    let lease = Lease { worker: worker.clone(), request: "r".to_owned(), max: 2, ttl: TTL };
+    let leased = env.store.write(lease).await.unwrap();
+    assert!(leased.is_repetition && leased.assignments.is_empty(), "and nothing is waited for");
 }
 
 async fn lease_follows_priority_then_order(env: &Env) {
@@ -425,9 +429,12 @@ async fn cancel_takes_leases_away(env: &Env) {
     let worker = env.worker("gpu", 2).await;
     let got: Vec<_> = env.lease(&worker, "r", 2).await.iter().map(token).collect();
     env.finish(&worker, success(got[0], 1.0)).await;
+    env.advance(7);
     let cancelled = env.store.write(Cancel { sweep: row.id.clone() }).await.unwrap();
     assert_eq!(cancelled.state, "cancelled");
-    assert_eq!((cancelled.succeeded, cancelled.cancelled), (1, 3));
+    assert_eq!((cancelled.succeeded, cancelled.cancelled, cancelled.queued), (1, 3, 0));
+    let rows = env.store.read(&trials("s", 0, vec!["cancelled"], 9)).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.ended).collect::<Vec<_>>(), [Some(START + 7); 3]);
     assert_eq!(env.store.write(Cancel { sweep: row.id.clone() }).await.unwrap(), cancelled);
     assert_eq!(env.renew(&worker, &[got[1]]).await.1, ["cancelled"]);
     assert_eq!(env.finish(&worker, success(got[1], 1.0)).await, fenced("cancelled"));
@@ -563,6 +570,21 @@ async fn workers_are_listed(env: &Env) {
     assert_eq!((list[0].0.state.as_str(), list[0].1), ("lost", 0));
     env.renew(&worker, &[]).await;
     assert_eq!(env.store.read(&ListWorkers).await.unwrap()[0].0.state, "live", "heard of again");
+
+    env.advance(1);
+    let (other, newer) = (env.worker("other", 1).await, env.worker("newer", 1).await);
+    env.advance(TTL + GRACE + 1);
+    env.renew(&worker, &[]).await;
+    env.reap().await;
+    let ids = async || -> Vec<String> {
+        let list = env.store.read(&ListWorkers).await.unwrap();
+        list.into_iter().map(|(row, _)| row.id).collect()
+    };
+    let listed = ids().await;
+    assert_eq!((listed.len(), &listed[0]), (3, &worker.0), "live ones first: {listed:?}");
+    env.advance(24 * 60 * 60 * 1_000);
+    env.renew(&worker, &[]).await;
+    assert_eq!(ids().await, [worker.0], "without {other} and {newer}");
 }
 
 async fn a_name_stands_for_one_backbone(env: &Env) {
@@ -695,7 +717,7 @@ async fn work(store: Store, worker: WorkerId) -> Vec<Token> {
     let mut done = Vec::new();
     for round in 0.. {
         let lease = Lease { worker: worker.clone(), request: format!("r{round}"), max: 3, ttl: TTL };
-        let tokens: Vec<_> = store.write(lease).await.unwrap().iter().map(token).collect();
+        let tokens: Vec<_> = store.write(lease).await.unwrap().assignments.iter().map(token).collect();
         if tokens.is_empty() {
             let sweeps = store.read(&ListSweeps { limit: 10 }).await.unwrap();
             assert!(sweeps.iter().all(|row| row.max_running.is_none_or(|limit| row.running <= limit)));

@@ -80,7 +80,7 @@ impl Env {
 
     pub(crate) async fn lease(&self, worker: &WorkerId, request: &str, max: u32) -> Vec<AssignmentRow> {
         let lease = Lease { worker: worker.clone(), request: request.to_owned(), max, ttl: TTL };
-        self.store.write(lease).await.unwrap()
+        self.store.write(lease).await.unwrap().assignments
     }
 
     /// Leases one trial.

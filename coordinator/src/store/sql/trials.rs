@@ -10,7 +10,7 @@ use crate::store::rows::{
     AssignmentRow, AttemptRow, CountRow, KeyRow, LeaseRow, NeedRow, OutcomeRow, TrialChange, TrialRow,
     TrialView, to_json,
 };
-use crate::store::tx::{Sql, Tx, args};
+use crate::store::tx::{Sql, Tx, args, locking};
 use crate::trial::{Millis, TrialId, WorkerId};
 
 const INSERT: Sql = Sql {
@@ -38,11 +38,11 @@ const PEEK: Sql = Sql {
     postgres: "SELECT * FROM trial WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
                 ORDER BY id",
 };
-const UNFINISHED: Sql = Sql {
-    sqlite: "SELECT * FROM trial WHERE sweep = $1 AND state IN ('queued', 'running') ORDER BY id",
-    postgres: "SELECT * FROM trial WHERE sweep = $1 AND state IN ('queued', 'running')
-                ORDER BY id FOR NO KEY UPDATE",
-};
+const RUNNING: Sql = locking!("SELECT * FROM trial WHERE sweep = $1 AND state = 'running' ORDER BY id");
+/// What the lifecycle decides for a queued trial that is cancelled, for all of a sweep at once.
+const CANCEL_QUEUED: Sql = Sql::both(
+    "UPDATE trial SET state = 'cancelled', not_before = NULL, ended = $2 WHERE sweep = $1 AND state = 'queued'",
+);
 
 /// Due trials of a sweep with one of the needs, in order. Reads at most `$4` index entries per need.
 const CLAIMABLE: Sql = Sql {
@@ -269,8 +269,17 @@ pub(in crate::store) async fn peek<T: Tx>(tx: &mut T, ids: &[TrialId]) -> Result
     Ok(tx.fetch(PEEK, args![to_json(ids)]).await?)
 }
 
-pub(in crate::store) async fn unfinished<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<TrialRow>, Error> {
-    Ok(tx.fetch(UNFINISHED, args![sweep]).await?)
+pub(in crate::store) async fn running<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<TrialRow>, Error> {
+    Ok(tx.fetch(RUNNING, args![sweep]).await?)
+}
+
+/// Cancels the queued trials of a locked sweep, and counts them.
+pub(in crate::store) async fn cancel_queued<T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    now: Millis,
+) -> Result<i64, Error> {
+    Ok(tx.execute(CANCEL_QUEUED, args![sweep, now]).await? as i64)
 }
 
 pub(in crate::store) async fn claimable<T: Tx>(
