@@ -1,11 +1,13 @@
 //! The listener: which services it offers, to whom, and how it ends.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::v1::sweeps_server::SweepsServer;
 use proto::v1::workers_server::WorkersServer;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
@@ -98,7 +100,12 @@ async fn router(
     options: &Options,
     shutdown: &CancellationToken,
 ) -> Result<Router, ServerError> {
-    let service = Service { store: store.clone(), lease_ttl: options.lease_ttl, shutdown: shutdown.clone() };
+    let service = Service {
+        store: store.clone(),
+        lease_ttl: options.lease_ttl,
+        expansions: Arc::new(Semaphore::new(1)),
+        shutdown: shutdown.clone(),
+    };
     let auth = Auth { token: options.token.clone() };
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<SweepsServer<Service>>().await;

@@ -26,11 +26,22 @@ pub enum FileError {
 pub struct File {
     pub text: String,
     pub overrides: Vec<String>,
-    /// Empty: derived from the name, the text and the overrides.
-    pub key: String,
+    /// Empty: derived from the text and the overrides.
+    pub given_key: String,
     pub client_version: String,
     pub git_commit: String,
     pub git_dirty: bool,
+}
+
+impl File {
+    /// What makes a submission the same as another. The sweep's name is in the text or the overrides.
+    pub fn key(&self) -> String {
+        if self.given_key.is_empty() {
+            derived_key(&self.text, &self.overrides)
+        } else {
+            format!("given:{}", self.given_key)
+        }
+    }
 }
 
 /// Reads and expands a file. `offers` are those of live workers by name: they know how deep a backbone is.
@@ -49,8 +60,7 @@ pub fn expand(file: File, offers: &[(String, Offer)]) -> Result<(NewSweep, Vec<S
     let trials = spec.trials().into_iter();
     let trials =
         trials.map(|trial| NewTrial { configuration: trial.configuration, seed: trial.seed }).collect();
-    let key =
-        if file.key.is_empty() { derived_key(&spec.name, &file) } else { format!("given:{}", file.key) };
+    let key = file.key();
     let overrides_json = serde_json::Value::from(file.overrides).to_string();
     let source = SourceRow {
         file: file.text,
@@ -117,40 +127,30 @@ fn new_configuration(configuration: &Configuration) -> NewConfiguration {
         settings_json: configuration.settings_json(),
         recipe_json: recipe.to_json(),
         epochs: recipe.epochs,
-        need: Need {
-            backbone: recipe.backbone.clone(),
-            task: recipe.task.clone(),
-            method: recipe.method.name().to_owned(),
-        },
+        need: Need::of(recipe),
     }
 }
 
-/// Refuses a configuration that no worker with its backbone could run.
+/// Refuses a configuration that is too deep for its backbone, whichever live worker it would run on.
 fn check_depth(configuration: &Configuration, offers: &[(String, Offer)]) -> Result<(), FileError> {
     let recipe = &configuration.recipe;
-    let mut refused = None;
     for (worker, offer) in offers {
         for backbone in offer.backbones.iter().filter(|backbone| backbone.name == recipe.backbone) {
-            match recipe.check_depth(backbone.depth) {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    refused.get_or_insert_with(|| FileError::Depth {
-                        number: configuration.number,
-                        settings: configuration.settings_json(),
-                        message: error.to_string(),
-                        worker: worker.clone(),
-                    });
-                }
-            }
+            recipe.check_depth(backbone.depth).map_err(|error| FileError::Depth {
+                number: configuration.number,
+                settings: configuration.settings_json(),
+                message: error.to_string(),
+                worker: worker.clone(),
+            })?;
         }
     }
-    refused.map_or(Ok(()), Err)
+    Ok(())
 }
 
 /// Parts are joined with their lengths, so that no two different submissions read alike.
-fn derived_key(name: &str, file: &File) -> String {
+fn derived_key(text: &str, overrides: &[String]) -> String {
     let mut hash = Sha256::new();
-    for part in [name, &file.text].into_iter().chain(file.overrides.iter().map(String::as_str)) {
+    for part in [text].into_iter().chain(overrides.iter().map(String::as_str)) {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part.as_bytes());
     }

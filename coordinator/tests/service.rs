@@ -133,9 +133,10 @@ fn submit(file: &str) -> v1::SubmitRequest {
 }
 
 fn register(depth: u32) -> v1::RegisterRequest {
+    let splits = ["train800", "val200", "test"].map(str::to_owned).into();
     let capabilities = v1::Capabilities {
         backbones: vec![v1::Backbone { name: "tiny".into(), sha256: "00".into(), depth, dim: 32 }],
-        tasks: vec![v1::Task { name: "digits".into(), classes: 10, splits: vec!["train".into()] }],
+        tasks: vec![v1::Task { name: "digits".into(), classes: 10, splits }],
         methods: vec!["vpt_deep".into()],
         ..Default::default()
     };
@@ -222,6 +223,18 @@ async fn a_sweep_from_submit_to_results() {
     let resumed = watch(&mut sweeps, "small", last - 2, usize::MAX).await;
     assert_eq!(resumed, events[events.len() - 2..]);
     assert!(watch(&mut sweeps, "small", last, usize::MAX).await.is_empty());
+    let beyond = v1::WatchRequest { sweep: "small".into(), after_seq: last + 1 };
+    let refused = sweeps.watch(beyond).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains(&format!("only {last} events")), "{}", refused.message());
+    // Submitted again, it is found by its key, though no live worker could run it by now.
+    workers.register(register(1)).await.unwrap();
+    let again = sweeps.submit(submit(FILE)).await.unwrap().into_inner();
+    assert!(!again.created && again.trials == 8);
+    // Asked again, a request whose attempts have ended is answered at once.
+    let asked = std::time::Instant::now();
+    let leased = workers.lease(lease(&worker, "r0", 4, 20_000)).await.unwrap().into_inner();
+    assert!(leased.assignments.is_empty() && asked.elapsed() < Duration::from_secs(10));
 
     let request = v1::ResultsRequest { sweep: "small".into(), ..Default::default() };
     let results = sweeps.results(request).await.unwrap().into_inner();

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use coordinator::score::At;
 use coordinator::store::ops::{
-    Cancel, Drain, Finish, Lease, NewEnd, Outcome, Pause, Progress, Report, Resume, Submit, Verdict,
+    Cancel, Drain, Finish, Lease, NewEnd, Outcome, Pause, Progress, Register, Report, Resume, Submit, Verdict,
 };
 use coordinator::store::reads::{GetSweep, HasWork, ListSweeps, ListWorkers, Results, Trials};
 use coordinator::store::{Error, OpenError, Store, Token};
@@ -65,6 +65,7 @@ on_both!(
     sweeps_are_found_by_what_people_type,
     unserved_trials_say_what_is_missing,
     workers_are_listed,
+    a_name_stands_for_one_backbone,
     a_reopened_database_keeps_everything,
     large_sweeps_are_queued_in_batches,
     a_newer_schema_is_refused,
@@ -126,6 +127,10 @@ async fn lease_is_idempotent(env: &Env) {
     assert_ne!(first, second);
     env.finish(&worker, success(token(&first[0]), 1.0)).await;
     assert_eq!(env.lease(&worker, "r", 2).await, first[1..], "what has ended is not given again");
+    env.finish(&worker, success(token(&first[1]), 1.0)).await;
+    let lease = Lease { worker: worker.clone(), request: "r".to_owned(), max: 2, ttl: TTL };
+    let leased = env.store.write(lease).await.unwrap();
+    assert!(leased.is_repetition && leased.assignments.is_empty(), "and nothing is waited for");
 }
 
 async fn lease_follows_priority_then_order(env: &Env) {
@@ -144,7 +149,8 @@ async fn lease_follows_priority_then_order(env: &Env) {
 }
 
 async fn lease_fits_the_worker(env: &Env) {
-    let mut mixed = sweep("s", 4, 1);
+    let mut mixed = sweep("s", 5, 1);
+    mixed.configurations[4].need.splits.insert("test".to_owned());
     mixed.configurations[0].need.method = "gated".to_owned();
     mixed.configurations[1].need.task = "other".to_owned();
     mixed.configurations[2].need.backbone = "other".to_owned();
@@ -423,9 +429,12 @@ async fn cancel_takes_leases_away(env: &Env) {
     let worker = env.worker("gpu", 2).await;
     let got: Vec<_> = env.lease(&worker, "r", 2).await.iter().map(token).collect();
     env.finish(&worker, success(got[0], 1.0)).await;
+    env.advance(7);
     let cancelled = env.store.write(Cancel { sweep: row.id.clone() }).await.unwrap();
     assert_eq!(cancelled.state, "cancelled");
-    assert_eq!((cancelled.succeeded, cancelled.cancelled), (1, 3));
+    assert_eq!((cancelled.succeeded, cancelled.cancelled, cancelled.queued), (1, 3, 0));
+    let rows = env.store.read(&trials("s", 0, vec!["cancelled"], 9)).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.ended).collect::<Vec<_>>(), [Some(START + 7); 3]);
     assert_eq!(env.store.write(Cancel { sweep: row.id.clone() }).await.unwrap(), cancelled);
     assert_eq!(env.renew(&worker, &[got[1]]).await.1, ["cancelled"]);
     assert_eq!(env.finish(&worker, success(got[1], 1.0)).await, fenced("cancelled"));
@@ -536,6 +545,7 @@ async fn unserved_trials_say_what_is_missing(env: &Env) {
     let mut mixed = sweep("s", 3, 1);
     mixed.configurations[0].need.method = "gated".to_owned();
     mixed.configurations[1].need.method = "gated".to_owned();
+    mixed.configurations[2].need.splits.insert("val200".to_owned());
     env.submit(mixed).await;
     let get = GetSweep { sweep: "s".to_owned() };
     let unserved = env.store.read(&get).await.unwrap().unserved;
@@ -543,9 +553,9 @@ async fn unserved_trials_say_what_is_missing(env: &Env) {
     assert!(unserved.iter().all(|row| row.reasons.is_empty()), "no live worker at all");
     env.worker("gpu-03", 1).await;
     let unserved = env.store.read(&get).await.unwrap().unserved;
-    assert_eq!(unserved.len(), 1);
-    assert_eq!((unserved[0].trials, unserved[0].need.method.as_str()), (2, "gated"));
-    assert_eq!(unserved[0].reasons, ["gpu-03 lacks method gated"]);
+    let reasons: Vec<_> = unserved.iter().map(|row| (row.trials, row.reasons[0].as_str())).collect();
+    let expected = [(2, "gpu-03 lacks method gated"), (1, "gpu-03 lacks split val200 of task t")];
+    assert!(expected.iter().all(|row| reasons.contains(row)) && reasons.len() == 2, "{reasons:?}");
 }
 
 async fn workers_are_listed(env: &Env) {
@@ -560,6 +570,42 @@ async fn workers_are_listed(env: &Env) {
     assert_eq!((list[0].0.state.as_str(), list[0].1), ("lost", 0));
     env.renew(&worker, &[]).await;
     assert_eq!(env.store.read(&ListWorkers).await.unwrap()[0].0.state, "live", "heard of again");
+
+    env.advance(1);
+    let (other, newer) = (env.worker("other", 1).await, env.worker("newer", 1).await);
+    env.advance(TTL + GRACE + 1);
+    env.renew(&worker, &[]).await;
+    env.reap().await;
+    let ids = async || -> Vec<String> {
+        let list = env.store.read(&ListWorkers).await.unwrap();
+        list.into_iter().map(|(row, _)| row.id).collect()
+    };
+    let listed = ids().await;
+    assert_eq!((listed.len(), &listed[0]), (3, &worker.0), "live ones first: {listed:?}");
+    env.advance(24 * 60 * 60 * 1_000);
+    env.renew(&worker, &[]).await;
+    assert_eq!(ids().await, [worker.0], "without {other} and {newer}");
+}
+
+async fn a_name_stands_for_one_backbone(env: &Env) {
+    let register = |name: &str, sha256: &str| {
+        let mut offer = support::offer(&["linear"]);
+        offer.backbones[0].sha256 = sha256.to_owned();
+        Register { instance: format!("instance of {name}"), name: name.to_owned(), offer, slots: 1 }
+    };
+    let first = env.store.write(register("gpu-1", "aa")).await.unwrap();
+    env.store.write(register("gpu-2", "aa")).await.unwrap();
+    let refused = env.store.write(register("gpu-3", "bb")).await.unwrap_err().to_string();
+    for word in ["gpu-3", "backbone b ", "aa", "bb", "gpu-1-"] {
+        assert!(refused.contains(word), "{word}: {refused}");
+    }
+    let refused = env.store.write(register("gpu-1", "bb")).await.unwrap_err();
+    assert!(matches!(refused, Error::TwoBackbones { .. }), "gpu-2 still has the other one: {refused}");
+    env.advance(TTL + GRACE + 1);
+    env.reap().await;
+    let again = env.store.write(register("gpu-1", "bb")).await.unwrap();
+    assert_eq!(again.id, first.id, "when the others are lost, and its own former offer never mattered");
+    env.store.write(register("gpu-3", "bb")).await.unwrap();
 }
 
 async fn a_reopened_database_keeps_everything(env: &Env) {
@@ -629,9 +675,10 @@ async fn a_file_that_is_no_database_is_refused() {
     let url = format!("sqlite:{}", path.display());
     let refused = Store::open(&url, coordinator::store::Clock::System).await.unwrap_err();
     assert!(matches!(refused, OpenError::Foreign(_)), "{refused:?}");
-    for url in ["mysql://x", "sqlite::memory:", "sqlite:", "promptsweep.db"] {
+    for url in ["mysql://me:secret@host/x", "sqlite::memory:", "sqlite:", "promptsweep.db"] {
         let refused = Store::open(url, coordinator::store::Clock::System).await.unwrap_err();
         assert!(matches!(refused, OpenError::Url(_)), "{refused:?}");
+        assert!(!refused.to_string().contains("secret"), "{refused}");
     }
 }
 
@@ -670,7 +717,7 @@ async fn work(store: Store, worker: WorkerId) -> Vec<Token> {
     let mut done = Vec::new();
     for round in 0.. {
         let lease = Lease { worker: worker.clone(), request: format!("r{round}"), max: 3, ttl: TTL };
-        let tokens: Vec<_> = store.write(lease).await.unwrap().iter().map(token).collect();
+        let tokens: Vec<_> = store.write(lease).await.unwrap().assignments.iter().map(token).collect();
         if tokens.is_empty() {
             let sweeps = store.read(&ListSweeps { limit: 10 }).await.unwrap();
             assert!(sweeps.iter().all(|row| row.max_running.is_none_or(|limit| row.running <= limit)));

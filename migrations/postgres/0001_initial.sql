@@ -52,8 +52,10 @@ CREATE TABLE need (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     backbone TEXT NOT NULL,
     task TEXT NOT NULL,
+    -- In the order of the alphabet.
+    splits_json TEXT NOT NULL,
     method TEXT NOT NULL,
-    UNIQUE (backbone, task, method)
+    UNIQUE (backbone, task, splits_json, method)
 );
 
 CREATE TABLE configuration (

@@ -79,7 +79,7 @@ pub(super) fn file(request: v1::SubmitRequest) -> Result<File, Status> {
     Ok(File {
         text: request.file,
         overrides: request.overrides,
-        key: optional_name("key", request.key)?,
+        given_key: optional_name("key", request.key)?,
         client_version: optional_name("provenance.client_version", provenance.client_version)?,
         git_commit: optional_name("provenance.git_commit", provenance.git_commit)?,
         git_dirty: provenance.git_dirty,

@@ -7,8 +7,10 @@ mod status;
 mod sweeps;
 mod workers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Store;
@@ -23,6 +25,8 @@ const POLL: Duration = Duration::from_millis(500);
 pub struct Service {
     pub store: Store,
     pub lease_ttl: Duration,
+    /// The turn to expand a sweep file.
+    pub expansions: Arc<Semaphore>,
     /// Ends streams and waiting calls.
     pub shutdown: CancellationToken,
 }

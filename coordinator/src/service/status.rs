@@ -10,9 +10,11 @@ impl From<Error> for Status {
         let code = match &error {
             Error::NoSweep(_) | Error::NoTrial(_) | Error::NoWorker(_) => Code::NotFound,
             Error::AmbiguousSweep { .. } => Code::InvalidArgument,
-            Error::SweepOver { .. } => Code::FailedPrecondition,
+            Error::SweepOver { .. } | Error::NoEvent { .. } | Error::TwoBackbones { .. } => {
+                Code::FailedPrecondition
+            }
             Error::Conflict(_) => Code::Aborted,
-            Error::Corrupt { .. } => Code::Internal,
+            Error::Corrupt { .. } | Error::Refused(_) => Code::Internal,
             Error::Database(_) | Error::Closed => Code::Unavailable,
         };
         if matches!(code, Code::Internal | Code::Unavailable | Code::Aborted) {

@@ -1,5 +1,7 @@
 //! The service `Sweeps`.
 
+use std::sync::Arc;
+
 use prost::Message;
 use proto::v1;
 use proto::v1::sweeps_server::Sweeps;
@@ -8,12 +10,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{POLL, Service, decode, encode};
+use crate::store::Error;
 use crate::store::ops::{Cancel, Pause, Resume, Submit};
 use crate::store::reads::{
-    Events, FindSweep, GetSweep, GetTrial, ListSweeps, ListWorkers, LiveOffers, Results, Trials,
+    Events, FindKey, FindSweep, GetSweep, GetTrial, ListSweeps, ListWorkers, LiveOffers, Results, Trials,
 };
-use crate::store::rows::{OutcomeRow, SweepState};
-use crate::sweep_file;
+use crate::store::rows::{OutcomeRow, SweepRow, SweepState};
+use crate::sweep_file::{self, File};
 use crate::trial::TrialId;
 
 /// Events in one message of a watch.
@@ -28,11 +31,11 @@ impl Sweeps for Service {
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitResponse>, Status> {
         let file = decode::file(request.into_inner())?;
-        let offers = self.store.read(&LiveOffers).await?;
-        let expanded = tokio::task::spawn_blocking(move || sweep_file::expand(file, &offers)).await;
-        let expanded = expanded.map_err(|_| Status::internal("reading the sweep file broke off"))?;
-        let (sweep, warnings) = expanded?;
-        let (row, created) = self.store.write(Submit { sweep }).await?;
+        let known = self.store.read(&FindKey { key: file.key() }).await?;
+        let (row, created, warnings) = match known {
+            Some(row) => (row, false, Vec::new()),
+            None => self.submit_new(file).await?,
+        };
         tracing::info!(sweep = row.id, name = row.name, trials = row.trials, created, "sweep submitted");
         Ok(Response::new(v1::SubmitResponse {
             sweep_id: row.id,
@@ -63,6 +66,9 @@ impl Sweeps for Service {
         let sweep = decode::name("sweep", request.sweep)?;
         let row = self.store.read(&FindSweep { sweep }).await?;
         let after = i64::try_from(request.after_seq).unwrap_or(i64::MAX);
+        if after > row.last_seq {
+            return Err(Error::NoEvent { id: row.id, events: row.last_seq }.into());
+        }
         let (sender, receiver) = mpsc::channel(4);
         let is_over = matches!(row.state()?, SweepState::Ended | SweepState::Cancelled);
         if !is_over || after < row.last_seq {
@@ -170,6 +176,20 @@ impl Sweeps for Service {
 }
 
 impl Service {
+    /// Expands a file and queues its trials. One file at a time: an expanded one may take much memory.
+    async fn submit_new(&self, file: File) -> Result<(SweepRow, bool, Vec<String>), Status> {
+        let stops = |_| Status::unavailable("the coordinator stops");
+        let turn = Arc::clone(&self.expansions).acquire_owned().await.map_err(stops)?;
+        let offers = self.store.read(&LiveOffers).await?;
+        let expand = move || (sweep_file::expand(file, &offers), turn);
+        // The turn goes along: the thread goes on when the caller has gone away.
+        let expanded = tokio::task::spawn_blocking(expand).await;
+        let (expanded, _turn) = expanded.map_err(|_| Status::internal("reading the sweep file broke off"))?;
+        let (sweep, warnings) = expanded?;
+        let (row, created) = self.store.write(Submit { sweep }).await?;
+        Ok((row, created, warnings))
+    }
+
     /// Sends events until the sweep is over, the watcher is gone, or the coordinator stops.
     async fn send_events(
         &self,
@@ -184,10 +204,13 @@ impl Service {
             let is_full = rows.len() == WATCH_BATCH as usize;
             let is_over =
                 rows.iter().any(|row| row.kind == "ended" || (row.kind == "cancelled" && row.trial == 0));
-            if let Some(last) = rows.last() {
-                after = last.seq;
-                let events = rows.into_iter().map(encode::event).collect::<Result<_, _>>()?;
-                if sender.send(Ok(v1::WatchResponse { events })).await.is_err() {
+            let events = rows.into_iter().map(encode::event).collect::<Result<Vec<_>, _>>()?;
+            let mut rest = events.as_slice();
+            while !rest.is_empty() {
+                let (events, later) = rest.split_at(fitting(rest));
+                after = events.last().map_or(after, |event| event.seq as i64);
+                rest = later;
+                if sender.send(Ok(v1::WatchResponse { events: events.to_vec() })).await.is_err() {
                     return Ok(());
                 }
             }
@@ -212,19 +235,41 @@ impl Service {
 /// As many entries as a message should hold, and whether they are the last.
 fn page<M: Message>(mut entries: Vec<M>, limit: u32) -> (Vec<M>, bool) {
     let is_last = entries.len() < limit as usize;
+    let fitting = fitting(&entries);
+    let is_cut = fitting < entries.len();
+    entries.truncate(fitting);
+    (entries, is_last && !is_cut)
+}
+
+/// How many entries, from the first, a message should hold: at least one if there is one.
+fn fitting<M: Message>(entries: &[M]) -> usize {
     let mut bytes = 0;
     let fits = entries.iter().take_while(|entry| {
         bytes += entry.encoded_len();
         bytes <= PAGE_BYTES
     });
-    let fitting = fits.count().max(1);
-    let is_cut = fitting < entries.len();
-    entries.truncate(fitting);
-    (entries, is_last && !is_cut)
+    fits.count().max(1).min(entries.len())
 }
 
 /// Splits off the outcomes of one configuration; they are in the order of configurations.
 fn outcomes_of(number: i64, outcomes: &[OutcomeRow]) -> (&[OutcomeRow], &[OutcomeRow]) {
     let end = outcomes.iter().position(|row| row.config != number).unwrap_or(outcomes.len());
     outcomes.split_at(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_cut_by_bytes() {
+        let event = |bytes| v1::Event { message: "x".repeat(bytes), ..Default::default() };
+        let mib = 1 << 20;
+        assert_eq!(fitting::<v1::Event>(&[]), 0);
+        assert_eq!(fitting(&[event(5 * mib), event(1)]), 1, "one at least");
+        assert_eq!(fitting(&[event(mib), event(mib), event(mib), event(1)]), 2);
+        assert_eq!(fitting(&[event(1), event(1)]), 2);
+        let (entries, is_last) = page(vec![event(2 * mib), event(2 * mib)], 10);
+        assert_eq!((entries.len(), is_last), (1, false));
+    }
 }

@@ -114,9 +114,9 @@ impl Service {
         let mut changes = self.store.changes();
         loop {
             changes.mark_unchanged();
-            let assignments = self.store.write(lease.clone()).await?;
-            if !assignments.is_empty() || lease.max == 0 {
-                return Ok(assignments);
+            let leased = self.store.write(lease.clone()).await?;
+            if !leased.assignments.is_empty() || leased.is_repetition || lease.max == 0 {
+                return Ok(leased.assignments);
             }
             loop {
                 tokio::select! {

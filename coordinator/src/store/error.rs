@@ -12,6 +12,13 @@ pub enum Error {
     NoSweep(String),
     #[error("the prefix `{prefix}` fits several sweeps: {}; give more of the id", ids.join(", "))]
     AmbiguousSweep { prefix: String, ids: Vec<String> },
+    #[error("sweep {id} has only {events} events; watch from 0")]
+    NoEvent { id: String, events: i64 },
+    #[error(
+        "worker {worker} offers backbone {backbone} with SHA-256 {sha256}, but live worker {other} offers it with \
+         {other_sha256}: results would mix two backbones; give both workers the same file, or one of them another name"
+    )]
+    TwoBackbones { backbone: String, worker: String, sha256: String, other: String, other_sha256: String },
     #[error("there is no trial {0}")]
     NoTrial(TrialId),
     #[error("worker `{0}` is not registered here; register again")]
@@ -26,20 +33,54 @@ pub enum Error {
     Corrupt { table: &'static str, row: String, what: String },
     #[error("the database did not answer")]
     Database(#[source] Arc<sqlx::Error>),
+    /// The same again would fail again.
+    #[error("the database refused what was asked of it: a defect of the coordinator, whose log says more")]
+    Refused(#[source] Arc<sqlx::Error>),
     #[error("the coordinator is shutting down")]
     Closed,
 }
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(Arc::new(error))
+        if is_permanent(&error) { Self::Refused(Arc::new(error)) } else { Self::Database(Arc::new(error)) }
     }
+}
+
+/// Whether a database answered, and said no for good.
+fn is_permanent(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::Encode(_) => true,
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+                is_permanent_in_sqlite(&code)
+            } else {
+                is_permanent_in_postgres(&code)
+            }
+        }
+        _ => false,
+    }
+}
+
+/// SQLSTATE: class 22 is data, 23 constraints, 42 statements.
+fn is_permanent_in_postgres(code: &str) -> bool {
+    ["22", "23", "42"].iter().any(|class| code.starts_with(class))
+}
+
+/// The low byte of a result code: 1 is a wrong statement, 18 too big a value, 19 a constraint, 20 a wrong type, 25 a
+/// parameter out of range.
+fn is_permanent_in_sqlite(code: &str) -> bool {
+    code.parse().is_ok_and(|code: i32| matches!(code & 0xff, 1 | 18 | 19 | 20 | 25))
 }
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("database URL `{0}` is neither sqlite:PATH nor postgres://USER@HOST/NAME")]
+    /// What is wrong with the URL. It never repeats the URL, which may hold a password.
+    #[error("the database URL {0}; give sqlite:PATH or postgres://USER@HOST/NAME")]
     Url(String),
     #[error("another coordinator is using {}; stop it, or give this one another --database-url", .0.display())]
     InUse(PathBuf),
@@ -65,4 +106,27 @@ pub enum OpenError {
         #[source]
         source: sqlx::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_permanent() {
+        for code in ["19", "2067", "787", "1"] {
+            assert!(is_permanent_in_sqlite(code), "{code}");
+        }
+        for code in ["5", "261", "10", "13", "", "x"] {
+            assert!(!is_permanent_in_sqlite(code), "{code}");
+        }
+        for code in ["23505", "22003", "42P01"] {
+            assert!(is_permanent_in_postgres(code), "{code}");
+        }
+        for code in ["40001", "57014", "08006", "53300", ""] {
+            assert!(!is_permanent_in_postgres(code), "{code}");
+        }
+        assert!(matches!(Error::from(sqlx::Error::PoolTimedOut), Error::Database(_)));
+        assert!(matches!(Error::from(sqlx::Error::ColumnNotFound("x".to_owned())), Error::Refused(_)));
+    }
 }

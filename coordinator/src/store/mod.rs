@@ -94,7 +94,8 @@ impl Store {
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             Database::Postgres(postgres::Postgres::open(url, clock).await?)
         } else {
-            return Err(OpenError::Url(url.to_owned()));
+            let wrong = url.split_once(':').map(|(scheme, _)| format!("has the unknown scheme `{scheme}`"));
+            return Err(OpenError::Url(wrong.unwrap_or_else(|| "has no scheme".to_owned())));
         };
         Ok(Self { database, changes: Arc::new(watch::Sender::new(0)) })
     }

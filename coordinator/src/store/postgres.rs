@@ -94,7 +94,7 @@ impl Postgres {
 fn is_lost_race(error: &Error) -> bool {
     match error {
         Error::Conflict(_) => true,
-        Error::Database(error) => {
+        Error::Database(error) | Error::Refused(error) => {
             let code = error.as_database_error().and_then(|e| e.code());
             matches!(code.as_deref(), Some("40001" | "40P01" | "23505"))
         }

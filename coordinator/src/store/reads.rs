@@ -28,6 +28,20 @@ impl Op for FindSweep {
     }
 }
 
+/// The sweep that was submitted with a key, if there is one.
+#[derive(Debug)]
+pub struct FindKey {
+    pub key: String,
+}
+
+impl Op for FindKey {
+    type Output = Option<SweepRow>;
+
+    async fn run<T: Tx>(&self, tx: &mut T, _now: Millis) -> Result<Option<SweepRow>, Error> {
+        sweeps::find_key(tx, &self.key).await
+    }
+}
+
 /// A sweep with all that belongs to it as a whole.
 #[derive(Debug)]
 pub struct GetSweep {
@@ -65,8 +79,9 @@ impl Op for GetSweep {
 }
 
 async fn unserved<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<Unserved>, Error> {
+    let needs = trials::needs(tx).await?;
     let needs: BTreeMap<i64, Need> =
-        trials::needs(tx).await?.into_iter().map(|row| (row.id, row.need())).collect();
+        needs.iter().map(|row| Ok((row.id, row.need()?))).collect::<Result<_, Error>>()?;
     let mut live: Vec<(String, Offer)> = Vec::new();
     for row in workers::live(tx).await? {
         live.push((row.name.clone(), row.offer()?));
@@ -204,17 +219,20 @@ impl Op for Results {
     }
 }
 
-/// Workers, and how many leases each has.
+/// Lost workers are listed this long.
+const LOST_FOR_GOOD: Millis = 24 * 60 * 60 * 1_000;
+
+/// Workers, live ones first, then the newest, and how many leases each has.
 #[derive(Debug)]
 pub struct ListWorkers;
 
 impl Op for ListWorkers {
     type Output = Vec<(WorkerRow, i64)>;
 
-    async fn run<T: Tx>(&self, tx: &mut T, _now: Millis) -> Result<Self::Output, Error> {
+    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Self::Output, Error> {
         let leases: BTreeMap<_, _> =
             workers::leases(tx).await?.into_iter().map(|row| (row.worker, row.count)).collect();
-        let rows = workers::list(tx).await?;
+        let rows = workers::list(tx, now - LOST_FOR_GOOD).await?;
         Ok(rows.into_iter().map(|row| (row.clone(), leases.get(&row.id).copied().unwrap_or(0))).collect())
     }
 }

@@ -325,13 +325,18 @@ impl WorkerRow {
 
 record! {
     /// A need and its key.
-    pub struct NeedRow { id: i64, backbone: String, task: String, method: String }
+    pub struct NeedRow { id: i64, backbone: String, task: String, splits_json: String, method: String }
 }
 
 impl NeedRow {
     /// The need in this row.
-    pub fn need(&self) -> Need {
-        Need { backbone: self.backbone.clone(), task: self.task.clone(), method: self.method.clone() }
+    pub fn need(&self) -> Result<Need, Error> {
+        Ok(Need {
+            backbone: self.backbone.clone(),
+            task: self.task.clone(),
+            splits: from_json("need", self.id, &self.splits_json)?,
+            method: self.method.clone(),
+        })
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) struct Sqlite {
 impl Sqlite {
     pub(super) async fn open(path: &str, clock: Clock) -> Result<Self, OpenError> {
         if path.is_empty() || path.contains('?') || path.contains(":memory:") {
-            return Err(OpenError::Url(format!("sqlite:{path}")));
+            return Err(OpenError::Url("`sqlite:…` names no plain file".to_owned()));
         }
         let path = PathBuf::from(path);
         let lock = lock(&path)?;
@@ -107,16 +107,42 @@ fn lock(database: &Path) -> Result<Flock<File>, OpenError> {
     })
 }
 
+/// Refuses network file systems, where locks and the write-ahead log are not safe.
 #[cfg(target_os = "linux")]
 fn is_on_network(file: &File) -> bool {
-    use nix::sys::statfs::{NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, fstatfs};
-    fstatfs(file).is_ok_and(|fs| [NFS_SUPER_MAGIC, SMB_SUPER_MAGIC].contains(&fs.filesystem_type()))
+    let Ok(kind) = nix::sys::statfs::fstatfs(file) else { return false };
+    // Its numbers have 32 bits; some machines hold them in a signed word.
+    let kind = kind.filesystem_type().0 as u32;
+    if kind == FUSE {
+        tracing::warn!(
+            "the database lies on a FUSE file system; if that is a remote one, it is not safe there"
+        );
+    }
+    NETWORK.contains(&kind)
 }
 
 #[cfg(not(target_os = "linux"))]
 fn is_on_network(_file: &File) -> bool {
     false
 }
+
+/// As `statfs` names them: NFS, SMB, CIFS, SMB2, Lustre, CephFS, 9p, AFS, GPFS, BeeGFS.
+#[cfg(target_os = "linux")]
+const NETWORK: [u32; 10] = [
+    0x6969,
+    0x517B,
+    0xFF53_4D42,
+    0xFE53_4D42,
+    0x0BD0_0BD0,
+    0x00C3_6400,
+    0x0102_1997,
+    0x5346_414F,
+    0x4750_4653,
+    0x1983_0326,
+];
+/// May be local or remote.
+#[cfg(target_os = "linux")]
+const FUSE: u32 = 0x6573_5546;
 
 async fn migrate(connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(OpenError::Connect)?;

@@ -80,7 +80,7 @@ impl Env {
 
     pub(crate) async fn lease(&self, worker: &WorkerId, request: &str, max: u32) -> Vec<AssignmentRow> {
         let lease = Lease { worker: worker.clone(), request: request.to_owned(), max, ttl: TTL };
-        self.store.write(lease).await.unwrap()
+        self.store.write(lease).await.unwrap().assignments
     }
 
     /// Leases one trial.
@@ -154,7 +154,12 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
         settings_json: format!("{{\"lr\":{number}}}"),
         recipe_json: format!("{{\"lr\":{number},\"method\":\"linear\"}}"),
         epochs: 3,
-        need: Need { backbone: "b".into(), task: "t".into(), method: "linear".into() },
+        need: Need {
+            backbone: "b".into(),
+            task: "t".into(),
+            splits: ["train".to_owned()].into(),
+            method: "linear".into(),
+        },
     };
     let trials =
         (0..configurations).flat_map(|c| (0..seeds).map(move |seed| NewTrial { configuration: c, seed }));

@@ -36,13 +36,17 @@ impl Op for Cancel {
         }
         let number = row.number;
         let mut changes = Changes::new(vec![row], now)?;
-        let unfinished = trials::unfinished(tx, number).await?;
-        changes.add(&unfinished)?;
-        for trial in &unfinished {
-            // Both states of an unfinished trial can be cancelled.
+        let running = trials::running(tx, number).await?;
+        changes.add(&running)?;
+        for trial in &running {
+            // A running trial can always be cancelled.
             let _ = changes.step(TrialId(trial.id), Command::Cancel, Details::default());
         }
+        // Queued ones have no lease, no attempt and no event of their own.
+        let queued = trials::cancel_queued(tx, number, now).await?;
         let row = changes.sweep(number)?;
+        row.queued -= queued;
+        row.cancelled += queued;
         row.state = SweepState::Cancelled.name().to_owned();
         row.paused_because.clear();
         changes.event(sweep_event(number, "cancelled"));

@@ -21,18 +21,27 @@ pub struct Lease {
     pub ttl: Millis,
 }
 
-impl Op for Lease {
-    type Output = Vec<AssignmentRow>;
+/// What a request has leased.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Leased {
+    pub assignments: Vec<AssignmentRow>,
+    /// Whether the request had leased something before. All of it may have ended since; there will be no more.
+    pub is_repetition: bool,
+}
 
-    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Vec<AssignmentRow>, Error> {
+impl Op for Lease {
+    type Output = Leased;
+
+    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Leased, Error> {
         let worker = workers::touch(tx, &self.worker, now).await?;
         if trials::was_requested(tx, &self.worker, &self.request).await? {
-            return trials::assignments(tx, &self.worker, &self.request).await;
+            let assignments = trials::assignments(tx, &self.worker, &self.request).await?;
+            return Ok(Leased { assignments, is_repetition: true });
         }
         let free = worker.slots - trials::held(tx, &self.worker).await?;
         let max = free.min(i64::from(self.max));
         if worker.state != "live" || max <= 0 {
-            return Ok(Vec::new());
+            return Ok(Leased::default());
         }
         let needs = fitting(tx, &worker).await?;
         let (mut changes, claimed) = self.claim(tx, &needs, max, now).await?;
@@ -45,16 +54,17 @@ impl Op for Lease {
             }
         }
         if tokens.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Leased::default());
         }
         changes.write(tx).await?;
         trials::take_leases(tx, &tokens, &self.worker, now + self.ttl).await?;
         trials::start_attempts(tx, &tokens, &self.worker, &self.request, now).await?;
-        trials::assignments(tx, &self.worker, &self.request).await
+        let assignments = trials::assignments(tx, &self.worker, &self.request).await?;
+        Ok(Leased { assignments, is_repetition: false })
     }
 
-    fn wakes(assignments: &Self::Output) -> bool {
-        !assignments.is_empty()
+    fn wakes(leased: &Self::Output) -> bool {
+        !leased.assignments.is_empty()
     }
 }
 
@@ -94,8 +104,13 @@ impl Lease {
 /// The needs that a worker serves.
 pub(in crate::store) async fn fitting<T: Tx>(tx: &mut T, worker: &WorkerRow) -> Result<Vec<i64>, Error> {
     let offer = worker.offer()?;
-    let needs = trials::needs(tx).await?;
-    Ok(needs.into_iter().filter(|row| offer.fits(&row.need())).map(|row| row.id).collect())
+    let mut fitting = Vec::new();
+    for row in trials::needs(tx).await? {
+        if offer.fits(&row.need()?) {
+            fitting.push(row.id);
+        }
+    }
+    Ok(fitting)
 }
 
 /// Prolongs leases of a worker.

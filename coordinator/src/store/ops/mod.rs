@@ -12,7 +12,7 @@ mod worker;
 pub use control::{Cancel, Pause, Resume};
 pub use finish::{Finish, NewEnd, Outcome, Point, Progress, Report, Verdict};
 pub(super) use lease::fitting;
-pub use lease::{Lease, Lost, Renew};
+pub use lease::{Lease, Leased, Lost, Renew};
 pub use reap::{Reap, Reaped};
 pub use submit::{NewConfiguration, NewSweep, NewTrial, Submit};
 pub use worker::{Drain, Register};

@@ -97,9 +97,10 @@ impl Submit {
             sweeps::insert_configurations(tx, sweep, &rows).await?;
         }
         let wanted: BTreeSet<&Need> = new.configurations.iter().map(|new| &new.need).collect();
-        trials::insert_needs(tx, &wanted.iter().map(|need| (*need).clone()).collect::<Vec<_>>()).await?;
+        trials::insert_needs(tx, &wanted).await?;
+        let needs = trials::needs(tx).await?;
         let needs: BTreeMap<Need, i64> =
-            trials::needs(tx).await?.into_iter().map(|row| (row.need(), row.id)).collect();
+            needs.iter().map(|row| Ok((row.need()?, row.id))).collect::<Result<_, Error>>()?;
         for batch in new.trials.chunks(BATCH) {
             let rows = batch.iter().map(|trial| {
                 let need = new.configurations.get(trial.configuration).and_then(|new| needs.get(&new.need));

@@ -1,7 +1,7 @@
 //! Workers come and go.
 
 use super::random_word;
-use crate::offer::Offer;
+use crate::offer::{Backbone, Offer};
 use crate::store::Op;
 use crate::store::error::Error;
 use crate::store::rows::{WorkerRow, to_json};
@@ -22,6 +22,8 @@ impl Op for Register {
     type Output = WorkerRow;
 
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<WorkerRow, Error> {
+        workers::lock_offers(tx).await?;
+        self.check_backbones(&workers::live(tx).await?)?;
         let id = format!("{}-{}", self.name, random_word(6));
         let announcement = Announcement {
             id: &id,
@@ -31,6 +33,28 @@ impl Op for Register {
             slots: i64::from(self.slots),
         };
         workers::register(tx, announcement, now).await
+    }
+}
+
+impl Register {
+    /// Refuses weights that go by a name under which another live worker has other weights.
+    fn check_backbones(&self, live: &[WorkerRow]) -> Result<(), Error> {
+        for other in live.iter().filter(|row| row.instance != self.instance) {
+            let offer = other.offer()?;
+            for own in &self.offer.backbones {
+                let differs = |its: &&Backbone| its.name == own.name && its.sha256 != own.sha256;
+                if let Some(its) = offer.backbones.iter().find(differs) {
+                    return Err(Error::TwoBackbones {
+                        backbone: own.name.clone(),
+                        worker: self.name.clone(),
+                        sha256: own.sha256.clone(),
+                        other: other.id.clone(),
+                        other_sha256: its.sha256.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,8 @@ use crate::store::tx::{Sql, Tx, args, locking};
 use crate::trial::Millis;
 
 const BY_KEY: Sql = locking!("SELECT * FROM sweep WHERE key = $1");
+/// Without a lock, for who only wants to know.
+const FIND_KEY: Sql = Sql { sqlite: BY_KEY.sqlite, postgres: BY_KEY.sqlite };
 const BY_ID: Sql = Sql::both("SELECT * FROM sweep WHERE id = $1");
 const NEWEST: Sql = Sql::both("SELECT * FROM sweep ORDER BY number DESC LIMIT 1");
 const BY_NAME: Sql = Sql::both("SELECT * FROM sweep WHERE name = $1 ORDER BY number DESC LIMIT 1");
@@ -126,6 +128,10 @@ pub(in crate::store) struct ConfigurationInsert<'a> {
 
 pub(in crate::store) async fn by_key<T: Tx>(tx: &mut T, key: &str) -> Result<Option<SweepRow>, Error> {
     Ok(tx.fetch_one(BY_KEY, args![key]).await?)
+}
+
+pub(in crate::store) async fn find_key<T: Tx>(tx: &mut T, key: &str) -> Result<Option<SweepRow>, Error> {
+    Ok(tx.fetch_one(FIND_KEY, args![key]).await?)
 }
 
 /// The sweep that a user means: `last`, an id, a unique prefix of one, or a name.

@@ -1,13 +1,16 @@
 //! Tables `trial`, `lease`, `attempt`.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
+use crate::offer::Need;
 use crate::store::error::Error;
 use crate::store::rows::{
     AssignmentRow, AttemptRow, CountRow, KeyRow, LeaseRow, NeedRow, OutcomeRow, TrialChange, TrialRow,
     TrialView, to_json,
 };
-use crate::store::tx::{Sql, Tx, args};
+use crate::store::tx::{Sql, Tx, args, locking};
 use crate::trial::{Millis, TrialId, WorkerId};
 
 const INSERT: Sql = Sql {
@@ -35,11 +38,11 @@ const PEEK: Sql = Sql {
     postgres: "SELECT * FROM trial WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
                 ORDER BY id",
 };
-const UNFINISHED: Sql = Sql {
-    sqlite: "SELECT * FROM trial WHERE sweep = $1 AND state IN ('queued', 'running') ORDER BY id",
-    postgres: "SELECT * FROM trial WHERE sweep = $1 AND state IN ('queued', 'running')
-                ORDER BY id FOR NO KEY UPDATE",
-};
+const RUNNING: Sql = locking!("SELECT * FROM trial WHERE sweep = $1 AND state = 'running' ORDER BY id");
+/// What the lifecycle decides for a queued trial that is cancelled, for all of a sweep at once.
+const CANCEL_QUEUED: Sql = Sql::both(
+    "UPDATE trial SET state = 'cancelled', not_before = NULL, ended = $2 WHERE sweep = $1 AND state = 'queued'",
+);
 
 /// Due trials of a sweep with one of the needs, in order. Reads at most `$4` index entries per need.
 const CLAIMABLE: Sql = Sql {
@@ -194,11 +197,13 @@ const OUTCOMES: Sql = Sql::both(
 );
 
 const INSERT_NEEDS: Sql = Sql {
-    sqlite: "INSERT INTO need (backbone, task, method)
-             SELECT value ->> 'backbone', value ->> 'task', value ->> 'method' FROM json_each($1) WHERE true
+    sqlite: "INSERT INTO need (backbone, task, splits_json, method)
+             SELECT value ->> 'backbone', value ->> 'task', value ->> 'splits_json', value ->> 'method'
+               FROM json_each($1) WHERE true
              ON CONFLICT DO NOTHING",
-    postgres: "INSERT INTO need (backbone, task, method)
-               SELECT x.* FROM json_to_recordset($1::json) AS x(backbone text, task text, method text) ORDER BY 1, 2, 3
+    postgres: "INSERT INTO need (backbone, task, splits_json, method)
+               SELECT x.* FROM json_to_recordset($1::json)
+                      AS x(backbone text, task text, splits_json text, method text) ORDER BY 1, 2, 3, 4
                ON CONFLICT DO NOTHING",
 };
 const NEEDS: Sql = Sql::both("SELECT * FROM need ORDER BY id");
@@ -219,6 +224,15 @@ pub(in crate::store) struct TrialInsert {
     pub config: i64,
     pub seed: i64,
     pub need: i64,
+}
+
+/// A need to be written, if it is new.
+#[derive(Debug, Serialize)]
+struct NeedInsert {
+    backbone: String,
+    task: String,
+    splits_json: String,
+    method: String,
 }
 
 /// How an attempt ended, to be written.
@@ -255,8 +269,17 @@ pub(in crate::store) async fn peek<T: Tx>(tx: &mut T, ids: &[TrialId]) -> Result
     Ok(tx.fetch(PEEK, args![to_json(ids)]).await?)
 }
 
-pub(in crate::store) async fn unfinished<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<TrialRow>, Error> {
-    Ok(tx.fetch(UNFINISHED, args![sweep]).await?)
+pub(in crate::store) async fn running<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<TrialRow>, Error> {
+    Ok(tx.fetch(RUNNING, args![sweep]).await?)
+}
+
+/// Cancels the queued trials of a locked sweep, and counts them.
+pub(in crate::store) async fn cancel_queued<T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    now: Millis,
+) -> Result<i64, Error> {
+    Ok(tx.execute(CANCEL_QUEUED, args![sweep, now]).await? as i64)
 }
 
 pub(in crate::store) async fn claimable<T: Tx>(
@@ -399,11 +422,15 @@ pub(in crate::store) async fn outcomes<T: Tx>(
     Ok(tx.fetch(OUTCOMES, args![sweep, first, last]).await?)
 }
 
-pub(in crate::store) async fn insert_needs<T: Tx>(
-    tx: &mut T,
-    needs: &[crate::offer::Need],
-) -> Result<(), Error> {
-    tx.execute(INSERT_NEEDS, args![to_json(needs)]).await?;
+pub(in crate::store) async fn insert_needs<T: Tx>(tx: &mut T, needs: &BTreeSet<&Need>) -> Result<(), Error> {
+    let row = |need: &&Need| NeedInsert {
+        backbone: need.backbone.clone(),
+        task: need.task.clone(),
+        splits_json: to_json(&need.splits),
+        method: need.method.clone(),
+    };
+    let rows: Vec<_> = needs.iter().map(row).collect();
+    tx.execute(INSERT_NEEDS, args![to_json(&rows)]).await?;
     Ok(())
 }
 

@@ -13,6 +13,9 @@ const REGISTER: Sql = Sql::both(
             last_seen = excluded.last_seen, state = 'live'
      RETURNING *",
 );
+/// Held to the end of the transaction, so that of two coordinators one sees what the other has registered. The number is
+/// "offer" in ASCII. SQLite has one writer and needs no lock.
+const LOCK_OFFERS: Sql = Sql { sqlite: "SELECT 1", postgres: "SELECT pg_advisory_xact_lock(478459356530)" };
 /// Who calls is not lost. A draining worker stays so.
 const TOUCH: Sql = Sql::both(
     "UPDATE worker SET last_seen = $2, state = CASE state WHEN 'lost' THEN 'live' ELSE state END
@@ -21,7 +24,10 @@ const TOUCH: Sql = Sql::both(
 const DRAIN: Sql = Sql::both("UPDATE worker SET last_seen = $2, state = 'draining' WHERE id = $1");
 const LOSE: Sql = Sql::both("UPDATE worker SET state = 'lost' WHERE state <> 'lost' AND last_seen < $1");
 const GET: Sql = Sql::both("SELECT * FROM worker WHERE id = $1");
-const LIST: Sql = Sql::both("SELECT * FROM worker ORDER BY registered DESC, id LIMIT 10000");
+const LIST: Sql = Sql::both(
+    "SELECT * FROM worker WHERE state <> 'lost' OR last_seen >= $1
+      ORDER BY CASE state WHEN 'live' THEN 0 ELSE 1 END, registered DESC, id LIMIT 10000",
+);
 const LIVE: Sql = Sql::both("SELECT * FROM worker WHERE state = 'live' ORDER BY name, id");
 const LEASES: Sql = Sql::both("SELECT worker, count(*) AS count FROM lease GROUP BY worker");
 
@@ -33,6 +39,12 @@ pub(in crate::store) struct Announcement<'a> {
     pub name: &'a str,
     pub capabilities_json: String,
     pub slots: i64,
+}
+
+/// Lets nobody else register until this transaction ends.
+pub(in crate::store) async fn lock_offers<T: Tx>(tx: &mut T) -> Result<(), Error> {
+    tx.execute(LOCK_OFFERS, args![]).await?;
+    Ok(())
 }
 
 /// Writes an announcement; the same instance keeps the id that it was given first.
@@ -72,8 +84,9 @@ pub(in crate::store) async fn get<T: Tx>(tx: &mut T, worker: &WorkerId) -> Resul
     row.ok_or_else(|| Error::NoWorker(worker.0.clone()))
 }
 
-pub(in crate::store) async fn list<T: Tx>(tx: &mut T) -> Result<Vec<WorkerRow>, Error> {
-    Ok(tx.fetch(LIST, args![]).await?)
+/// Without workers that are lost and were last seen before a time.
+pub(in crate::store) async fn list<T: Tx>(tx: &mut T, before: Millis) -> Result<Vec<WorkerRow>, Error> {
+    Ok(tx.fetch(LIST, args![before]).await?)
 }
 
 pub(in crate::store) async fn live<T: Tx>(tx: &mut T) -> Result<Vec<WorkerRow>, Error> {
