@@ -17,8 +17,8 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::core::Event;
 use super::death::{Death, Status};
+use super::facts::Event;
 use crate::protocol::ToTrainer;
 
 /// How a trainer is started.

@@ -18,8 +18,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::AgentError;
-use super::core::{Event, POINTS_AT_ONCE, Terms};
+use super::core::POINTS_AT_ONCE;
 use super::death::failure;
+use super::facts::{Event, Terms};
 
 /// A call that has not been answered after this long is given up, and repeated where repeating is right.
 const CALL_LIMIT: Duration = Duration::from_secs(20);

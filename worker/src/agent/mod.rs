@@ -7,6 +7,7 @@
 mod child;
 mod core;
 mod death;
+mod facts;
 mod link;
 mod offer;
 
@@ -23,7 +24,8 @@ pub(crate) use offer::host_memory;
 pub use offer::{LIBTORCH_VERSION, capabilities, host_name};
 
 use child::Trainer;
-use core::{Core, Event, Order, Time};
+use core::Core;
+use facts::{Event, Order, Time};
 use link::Link;
 
 /// What an agent is told at its start.
