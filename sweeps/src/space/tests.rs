@@ -45,6 +45,23 @@ fn the_documented_study_counts_right() {
 }
 
 #[test]
+fn a_block_of_paired_rows_adds_its_rows_times_the_shared_axes() {
+    let paired = "  - name: paired
+    set: {method: vpt_deep}
+    zip:
+      - insertion_depth: [0, 3, 6]
+        prompted_blocks: [3, 9, 3]
+
+exclude:";
+    let spec = spec(&STUDY.replacen("exclude:", paired, 1));
+    let plan = spec.plan();
+    // 144 + 96 + 144 + 144 − 24 excluded + 1 included, with three seeds each.
+    assert_eq!((plan.stages[0].configurations, plan.stages[0].trials), (505, 1515));
+    assert_eq!(plan.stages[0].blocks[3], ("paired".into(), 144));
+    assert_eq!(spec.trials().len(), 1515);
+}
+
+#[test]
 fn no_two_configurations_are_the_same_and_each_carries_its_hash() {
     let spec = spec(STUDY);
     let mut hashes = HashSet::new();
