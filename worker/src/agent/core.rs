@@ -213,13 +213,10 @@ impl Core {
                 if about(run, trial, attempt) =>
             {
                 // Behind a crash in libtorch nothing can be relied on: the next run gets a fresh process.
-                let broken =
-                    matches!(class, FailureClass::CodeError | FailureClass::CudaOom | FailureClass::BadNode);
-                self.end(
-                    slot,
-                    failure(wire(class), message),
-                    if broken { State::Dying } else { State::Idle },
-                );
+                use FailureClass::{BadNode, CodeError, CudaOom, HostOom};
+                let broken = matches!(class, CodeError | CudaOom | HostOom | BadNode);
+                let next = if broken { State::Dying } else { State::Idle };
+                self.end(slot, failure(wire(class), message), next);
                 if broken {
                     orders.push(Order::Kill { slot, why: "its run failed inside libtorch".to_owned() });
                 }

@@ -335,3 +335,39 @@ fn draining_tells_first_then_hands_back_then_ends() {
     assert_eq!(core.step(at(4), Event::Finished), []);
     assert!(core.is_done());
 }
+
+#[test]
+fn a_trainer_is_replaced_behind_a_crash_but_not_behind_bad_data() {
+    let failed = |class| FromTrainer::Failed { trial: 1, attempt: 1, class, message: "it failed".into() };
+    for (class, is_killed) in [
+        (FailureClass::BadData, false),
+        (FailureClass::InvalidConfig, false),
+        (FailureClass::Diverged, false),
+        (FailureClass::CodeError, true),
+        (FailureClass::CudaOom, true),
+        (FailureClass::HostOom, true),
+        (FailureClass::BadNode, true),
+    ] {
+        let mut core = running();
+        let orders = core.step(at(5), Event::Said { slot: 0, message: failed(class) });
+        assert_eq!(class_of(only_end(&orders)), wire(class));
+        assert_eq!(kills(&orders), if is_killed { vec![0] } else { vec![] }, "{class:?}");
+    }
+}
+
+#[test]
+fn no_report_carries_more_points_than_a_call_may() {
+    let mut core = running();
+    for number in 1..=6_000 {
+        core.step(at(1), Event::Said { slot: 0, message: epoch(1, number) });
+    }
+    let reported = |orders: Vec<Order>| {
+        orders.into_iter().find_map(|order| match order {
+            Order::Report { progress } => Some(progress[0].points.len()),
+            _ => None,
+        })
+    };
+    assert_eq!(reported(core.step(at(4), Event::Tick)), Some(POINTS_AT_ONCE));
+    core.step(at(5), Event::Reported { lost: vec![] });
+    assert_eq!(reported(core.step(at(8), Event::Tick)), Some(1_000));
+}
