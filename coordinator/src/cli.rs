@@ -50,6 +50,9 @@ pub(crate) struct Serve {
     /// How long after that an attempt is given up
     #[arg(long, default_value = "15s", value_parser = duration, value_name = "TIME")]
     pub(crate) lease_grace: Duration,
+    /// How long workers may hold metrics back before they report them
+    #[arg(long, default_value = "2s", value_parser = duration, value_name = "TIME")]
+    pub(crate) report_every: Duration,
     /// Form of the log on stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Pretty)]
     pub(crate) log_format: LogFormat,

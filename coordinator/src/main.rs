@@ -31,6 +31,7 @@ async fn serve(arguments: cli::Serve) -> anyhow::Result<()> {
         token: token(arguments.token_file.as_deref())?,
         lease_ttl: arguments.lease_ttl,
         lease_grace: arguments.lease_grace,
+        report_every: arguments.report_every,
     };
     let listener = server::bind(arguments.listen, &options).await?;
     let address = listener.local_addr().context("the listener has no address")?;

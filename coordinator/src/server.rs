@@ -29,6 +29,8 @@ pub struct Options {
     pub token: Option<Token>,
     pub lease_ttl: Duration,
     pub lease_grace: Duration,
+    /// How long workers may hold metrics back.
+    pub report_every: Duration,
 }
 
 /// Why the listener could not be made or broke off.
@@ -103,6 +105,7 @@ async fn router(
     let service = Service {
         store: store.clone(),
         lease_ttl: options.lease_ttl,
+        report_every: options.report_every,
         expansions: Arc::new(Semaphore::new(1)),
         shutdown: shutdown.clone(),
     };

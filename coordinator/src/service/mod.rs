@@ -25,6 +25,8 @@ const POLL: Duration = Duration::from_millis(500);
 pub struct Service {
     pub store: Store,
     pub lease_ttl: Duration,
+    /// Metrics may be held back this long by a worker.
+    pub report_every: Duration,
     /// The turn to expand a sweep file.
     pub expansions: Arc<Semaphore>,
     /// Ends streams and waiting calls.

@@ -14,8 +14,6 @@ use crate::store::rows::AssignmentRow;
 use crate::trial::Millis;
 
 const MAX_WAIT: Duration = Duration::from_secs(30);
-/// Metrics may be held back this long by a worker.
-const REPORT_EVERY: Duration = Duration::from_secs(2);
 
 #[tonic::async_trait]
 impl Workers for Service {
@@ -35,7 +33,7 @@ impl Workers for Service {
         Ok(Response::new(v1::RegisterResponse {
             worker_id: worker.id,
             lease_ttl_ms: self.lease_ttl.as_millis() as u64,
-            report_every_ms: REPORT_EVERY.as_millis() as u64,
+            report_every_ms: self.report_every.as_millis() as u64,
         }))
     }
 

@@ -182,6 +182,8 @@ fn serve(folder: &Path, flags: &[String], listen: &str) -> (Child, String) {
     let mut command = Command::new(program("coordinator"));
     command.args(["serve", "--listen", listen, "--database-url"]);
     command.arg(format!("sqlite:{}", folder.join("sweeps.db").display())).arg("--address-file").arg(&address);
+    // A trial must be heard of long before it ends, however fast the machine is.
+    command.args(["--report-every", "100ms"]);
     command.args(flags).env_remove("SWEEP_TOKEN").stdout(Stdio::null()).stderr(log.expect("a log"));
     let mut child = command.spawn().expect("coordinator starts");
     let start = Instant::now();
