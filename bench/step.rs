@@ -5,18 +5,18 @@ use std::time::Instant;
 
 use sweeps::recipe::{HeadInit, Method};
 use tch::{Device, Kind, Tensor};
+use worker::backbone::{Arch, Backbone, TensorShape, Weights};
 use worker::trainer::{Ensemble, Member, Rule};
 use worker::tuning::{Linear, Step};
-use worker::vit::arch::TensorShape;
-use worker::vit::{Arch, Pool, PositionResize, Vit, Weights};
+use worker::vit::{self, Pool, PositionResize};
 
 const BATCH: i64 = 16;
 const IMAGE: i64 = 56;
 const ROUNDS: usize = 7;
 
 /// A ViT-S/14 with random weights: time does not depend on their values.
-fn backbone(device: Device) -> Vit {
-    let arch = Arch {
+fn backbone(device: Device) -> Backbone {
+    let arch = Arch::Vit(vit::Arch {
         dim: 384,
         depth: 12,
         heads: 6,
@@ -27,21 +27,20 @@ fn backbone(device: Device) -> Vit {
         layer_scale: true,
         pool: Pool::Cls,
         position_resize: PositionResize::Bicubic,
-    };
+    });
     let draw = |TensorShape { name, shape }: TensorShape| {
         let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
         (name, Tensor::randn(shape, (Kind::Float, device)) * 0.02)
     };
     let tensors: Vec<(String, Tensor)> = arch.tensors().into_iter().map(draw).collect();
     let weights = Weights::new(tensors, &arch, Kind::Float, device).expect("the tensors are the arch's");
-    Vit::new(arch, weights)
+    Backbone::new(arch, weights)
 }
 
 struct Bench {
-    vit: Vit,
+    vit: Backbone,
     device: Device,
     images: Tensor,
-    positions: Tensor,
 }
 
 impl Bench {
@@ -61,7 +60,7 @@ impl Bench {
     /// What enters block `first`.
     fn prefix(&self, first: usize) -> Tensor {
         tch::no_grad(|| {
-            let x = self.vit.embed(&self.images, &self.positions);
+            let x = self.vit.embed(&self.images);
             let plain = Linear::new(self.vit.arch());
             self.vit.blocks(x, 0..first, &plain, Step::evaluation(1))
         })
@@ -101,8 +100,7 @@ fn main() {
     let device = worker::trainer::device::open("auto").expect("a device");
     let vit = backbone(device);
     let images = Tensor::randn([BATCH, 3, IMAGE, IMAGE], (Kind::Float, device));
-    let positions = vit.positions(IMAGE).expect("the grid fits");
-    let bench = Bench { vit, device, images, positions };
+    let bench = Bench { vit, device, images };
     println!(
         "training steps of vpt_deep, P = 10, ViT-S/14, {BATCH} images of {IMAGE}×{IMAGE}, on {device:?}"
     );

@@ -185,19 +185,8 @@ pub(crate) fn import_backbone(args: cli::ImportBackbone) -> anyhow::Result<()> {
         source: args.source,
     };
     let entry = import::backbone(&home, &args.file, &wish)?;
-    let arch = &entry.sidecar.arch;
-    let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "backbone {}: {} blocks, width {}, {} heads, patches of {} at {} pixels\n{}\n{OFFERED}",
-        entry.name,
-        arch.depth,
-        arch.dim,
-        arch.heads,
-        arch.patch_size,
-        arch.image_size,
-        entry.path.display()
-    )?;
+    let (name, arch, path) = (&entry.name, &entry.sidecar.arch, entry.path.display());
+    writeln!(std::io::stdout().lock(), "backbone {name}: {arch}\n{path}\n{OFFERED}")?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::vit::arch::Arch;
+use crate::backbone::Arch;
 
 /// The home folder. Opening it creates nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -292,13 +292,13 @@ fn usable<T>(entry: Result<T, HomeError>) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vit::arch::{Pool, PositionResize};
+    use crate::vit::{self, Pool, PositionResize};
 
     fn sidecar() -> Sidecar {
         Sidecar {
             source: "test".into(),
             sha256: "a".repeat(64),
-            arch: Arch {
+            arch: Arch::Vit(vit::Arch {
                 dim: 8,
                 depth: 1,
                 heads: 2,
@@ -309,7 +309,7 @@ mod tests {
                 layer_scale: false,
                 pool: Pool::Cls,
                 position_resize: PositionResize::Bicubic,
-            },
+            }),
             normalisation: Normalisation { mean: [0.5; 3], std: [0.5; 3] },
         }
     }

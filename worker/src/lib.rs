@@ -2,6 +2,7 @@
 //! backbone with libtorch.
 
 pub mod agent;
+pub mod backbone;
 pub mod data;
 pub mod doctor;
 pub mod home;

@@ -13,8 +13,8 @@ pub fn capabilities(home: &Home) -> Capabilities {
     let backbone = |entry: crate::home::BackboneEntry| Backbone {
         name: entry.name,
         sha256: entry.sidecar.sha256,
-        depth: entry.sidecar.arch.depth,
-        dim: entry.sidecar.arch.dim,
+        depth: entry.sidecar.arch.depth(),
+        dim: entry.sidecar.arch.dim(),
     };
     let task = |entry: crate::home::TaskEntry| Task {
         name: entry.name,

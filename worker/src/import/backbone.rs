@@ -8,8 +8,9 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::{ImportError, npz, read_failed, sha256, write_at_once};
+use crate::backbone::Arch;
 use crate::home::{BackboneEntry, Home, HomeError, Normalisation, Sidecar};
-use crate::vit::arch::{Arch, Pool, PositionResize};
+use crate::vit::{self, Pool, PositionResize};
 
 /// What the user says about a backbone.
 #[derive(Debug, Clone)]
@@ -48,7 +49,7 @@ pub fn backbone(home: &Home, file: &Path, wish: &BackboneWish) -> Result<Backbon
     };
     let unfit = |problems| ImportError::Unfit { path: file.to_owned(), problems };
     let shapes = read_shapes(file, &bytes)?;
-    let arch = infer(&shapes, wish, heads).map_err(unfit)?;
+    let arch = Arch::Vit(infer(&shapes, wish, heads).map_err(unfit)?);
     arch.check().map_err(ImportError::Arch)?;
     let problems = arch.problems(&shapes);
     if !problems.is_empty() {
@@ -96,7 +97,7 @@ fn read_shapes(file: &Path, bytes: &[u8]) -> Result<Shapes, ImportError> {
 }
 
 /// The shape of the transformer, from the shapes of its tensors. The error names what is missing for that.
-fn infer(shapes: &Shapes, wish: &BackboneWish, heads: Option<usize>) -> Result<Arch, Vec<String>> {
+fn infer(shapes: &Shapes, wish: &BackboneWish, heads: Option<usize>) -> Result<vit::Arch, Vec<String>> {
     let size = |name: &str, rank: usize, axis: usize| match shapes.get(name) {
         Some(shape) if shape.len() == rank => Ok(shape[axis]),
         Some(shape) => Err(format!("`{name}` is {shape:?}, which is not of rank {rank}")),
@@ -117,7 +118,7 @@ fn infer(shapes: &Shapes, wish: &BackboneWish, heads: Option<usize>) -> Result<A
         }
         let block = |name: &str| name.strip_prefix("blocks.")?.split('.').next()?.parse::<u32>().ok();
         let heads = heads.unwrap_or((dim / HEAD_WIDTH).max(1));
-        Ok(Arch {
+        Ok(vit::Arch {
             dim: number(dim)?,
             depth: shapes
                 .keys()

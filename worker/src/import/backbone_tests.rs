@@ -4,7 +4,7 @@ use npyz::WriterBuilder;
 use npyz::npz::NpzWriter;
 
 use super::*;
-use crate::vit::arch::TensorShape;
+use crate::backbone::TensorShape;
 
 fn wish() -> BackboneWish {
     BackboneWish {
@@ -19,8 +19,8 @@ fn wish() -> BackboneWish {
     }
 }
 
-fn arch() -> Arch {
-    Arch {
+fn arch() -> vit::Arch {
+    vit::Arch {
         dim: 8,
         depth: 2,
         heads: 2,
@@ -60,7 +60,7 @@ fn the_shape_is_read_off_the_tensors() {
     with_head.insert("head.weight".into(), (vec![3, 8], vec![0.; 24]));
     let bytes = serialise(with_head).unwrap();
     let (home, entry) = import(&bytes).unwrap();
-    assert_eq!(entry.sidecar.arch, arch());
+    assert_eq!(entry.sidecar.arch, arch().into());
     assert_eq!(entry.sidecar.sha256, sha256(&bytes));
     assert_eq!(entry.sidecar.source, "weights.safetensors");
     assert_eq!(fs::read(&entry.path).unwrap(), bytes);
@@ -176,7 +176,7 @@ fn a_google_checkpoint_becomes_timm() {
     flax(&file, "");
     let home = Home::open(root.path().join("home")).unwrap();
     let entry = backbone(&home, &file, &BackboneWish { heads: None, ..wish() }).unwrap();
-    let arch = &entry.sidecar.arch;
+    let Arch::Vit(arch) = &entry.sidecar.arch;
     assert_eq!((arch.heads, arch.depth, arch.patch_size, arch.image_size, arch.mlp_dim), (2, 1, 2, 4, 3));
 
     let bytes = fs::read(&entry.path).unwrap();

@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 pub use backbone::{BackboneWish, backbone, normalisation};
 pub use dataset::{DatasetWish, dataset};
 
+use crate::backbone::ArchError;
 use crate::data::DataError;
 use crate::home::HomeError;
-use crate::vit::arch::ArchError;
 
 /// Why something cannot be imported.
 #[derive(Debug, thiserror::Error)]

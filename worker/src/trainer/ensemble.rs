@@ -4,8 +4,8 @@ use sweeps::recipe::{HeadInit, Method};
 use tch::{Device, Kind, Reduction, Tensor};
 
 use super::optim::{Optimizer, Rule};
-use crate::tuning::{self, Head, Noise, Param, Step, Tuning};
-use crate::vit::{Arch, Vit};
+use crate::backbone::{Arch, Backbone};
+use crate::tuning::{self, Entry, Head, Noise, Param, Step, Tuning};
 
 /// What may differ between members.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,12 +45,12 @@ impl Ensemble {
     ) -> Ensemble {
         let seeds: Vec<i64> = members.iter().map(|m| m.seed).collect();
         let tuning = tuning::build(method, arch, &seeds, kind, device);
-        let head = Head::new(head, classes, i64::from(arch.dim), &seeds, kind, device);
+        let head = Head::new(head, classes, i64::from(arch.dim()), &seeds, kind, device);
         let params = tuning.params().into_iter().chain(head.params()).collect();
         let decay = members.iter().map(|m| m.wd).collect();
         let momentum = members.iter().map(|m| m.momentum).collect();
         let optimizer = Optimizer::new(rule, params, decay, momentum);
-        Ensemble { tuning, head, optimizer, seeds, depth: arch.depth as usize }
+        Ensemble { tuning, head, optimizer, seeds, depth: arch.depth() as usize }
     }
 
     /// Everything that is optimised, counted and saved.
@@ -63,9 +63,9 @@ impl Ensemble {
         self.params().iter().map(|p| p.value.numel() as i64 / self.seeds.len() as i64).sum()
     }
 
-    /// First block that the method touches: what enters it needs no gradient.
-    pub fn first_block(&self) -> usize {
-        self.tuning.first_block()
+    /// Where the method touches the forward pass first: what comes before needs no gradient.
+    pub fn entry(&self) -> Entry {
+        self.tuning.entry()
     }
 
     pub fn optimizer(&self) -> &Optimizer {
@@ -76,22 +76,31 @@ impl Ensemble {
         &mut self.optimizer
     }
 
-    /// Tokens entering [`Ensemble::first_block`], `[K·B, T, D]`, to features `[K·B, D]` and logits `[K, B, C]`.
-    pub fn forward(&self, vit: &Vit, tokens: Tensor, noise: Option<Noise<'_>>) -> (Tensor, Tensor) {
-        self.tuning.constrain();
+    /// What enters at [`Ensemble::entry`] (for tokens `[K·B, T, D]`, for images `[K·B, 3, S, S]`) to features `[K·B, D]`
+    /// and logits `[K, B, C]`.
+    pub fn forward(&self, backbone: &Backbone, x: Tensor, noise: Option<Noise<'_>>) -> (Tensor, Tensor) {
+        let tuning = self.tuning.as_ref();
+        tuning.constrain();
+        let promoted = tuning.promoted();
+        let tuned = (!promoted.is_empty()).then(|| backbone.with(promoted));
+        let backbone = tuned.as_ref().unwrap_or(backbone);
         let step = Step { members: self.seeds.len() as i64, noise };
-        let x = vit.blocks(tokens, self.first_block()..self.depth, self.tuning.as_ref(), step);
-        let z = self.tuning.feature(vit.pool(&x));
+        let (x, first) = match self.entry() {
+            Entry::Images => (backbone.embed(&tuning.images(x, step)), 0),
+            Entry::Block(first) => (x, first),
+        };
+        let x = backbone.blocks(x, first..self.depth, tuning, step);
+        let z = tuning.feature(backbone.pool(&x));
         let logits = self.head.forward(&z);
         (z, logits)
     }
 
     /// One training step. `labels`: `[K, B]`; `lr`: one learning rate per member. Returns the mean cross entropy of
     /// each member, `[K]`, before the step. A loss that is not finite stays within its member.
-    pub fn train_step(&mut self, vit: &Vit, tokens: Tensor, labels: &Tensor, lr: &[f64]) -> Tensor {
+    pub fn train_step(&mut self, backbone: &Backbone, x: Tensor, labels: &Tensor, lr: &[f64]) -> Tensor {
         let seeds = self.seeds.clone();
         let noise = Noise { seeds: &seeds, position: self.optimizer.steps() };
-        let (_, logits) = self.forward(vit, tokens, Some(noise));
+        let (_, logits) = self.forward(backbone, x, Some(noise));
         let losses = cross_entropy(&logits, labels);
         self.optimizer.zero_grad();
         losses.sum(losses.kind()).backward();
@@ -99,11 +108,17 @@ impl Ensemble {
         losses.detach()
     }
 
-    /// Logits `[K, B, C]` of `B` samples shared by all members. `tokens`: `[B, T, D]`.
-    pub fn evaluate(&self, vit: &Vit, tokens: &Tensor) -> Tensor {
-        let members = self.seeds.len() as i64;
-        tch::no_grad(|| self.forward(vit, tokens.repeat([members, 1, 1]), None).1)
+    /// Logits `[K, B, C]` of `B` samples shared by all members. `x`: what enters for one of them, `[B, …]`.
+    pub fn evaluate(&self, backbone: &Backbone, x: &Tensor) -> Tensor {
+        tch::no_grad(|| self.forward(backbone, repeated(x, self.seeds.len() as i64), None).1)
     }
+}
+
+/// The same samples for each of `members` members: `[B, …]` → `[K·B, …]`.
+fn repeated(x: &Tensor, members: i64) -> Tensor {
+    let mut repeats = vec![1; x.dim()];
+    repeats[0] = members;
+    x.repeat(repeats)
 }
 
 /// Mean cross entropy per member: logits `[K, B, C]`, labels `[K, B]` → `[K]`.

@@ -1,8 +1,8 @@
 //! Members do not touch each other, and a checkpoint loses nothing.
 
 use super::*;
+use crate::backbone::tiny;
 use crate::trainer::State;
-use crate::vit::tiny;
 
 const CLASSES: i64 = 3;
 
@@ -15,15 +15,15 @@ fn member(seed: i64) -> Member {
 }
 
 fn ensemble(members: &[Member], rule: Rule) -> Ensemble {
-    Ensemble::new(&tiny::arch(), &method(), HeadInit::Vpt, CLASSES, rule, members, Kind::Double, Device::Cpu)
+    let arch = tiny::arch().into();
+    Ensemble::new(&arch, &method(), HeadInit::Vpt, CLASSES, rule, members, Kind::Double, Device::Cpu)
 }
 
 /// Each member has its own images, as its own order of the data would give it.
 fn train(ensemble: &mut Ensemble, members: &[Member], lr: &[f64], steps: usize) -> Vec<Vec<f64>> {
-    let arch = tiny::arch();
-    let vit = tiny::vit(&arch, Kind::Double);
-    let (images, labels) = tiny::batch(&arch, 6, CLASSES, Kind::Double);
-    let tokens = vit.embed(&images, &vit.positions(12).unwrap());
+    let vit = tiny::backbone(tiny::arch(), Kind::Double);
+    let (images, labels) = tiny::batch(12, 6, CLASSES, Kind::Double);
+    let tokens = vit.embed(&images);
     let own = |t: &Tensor, m: &Member| t.roll([m.seed], [0]).narrow(0, 0, 4);
     (0..steps)
         .map(|_| {
@@ -116,7 +116,7 @@ fn a_checkpoint_of_another_run_is_refused() {
 #[test]
 fn blocks_before_the_prompts_see_no_gradient_and_the_backbone_never() {
     let mut one = ensemble(&[member(1)], Rule::Sgd);
-    assert_eq!(one.first_block(), 1);
+    assert_eq!(one.entry(), Entry::Block(1));
     train(&mut one, &[member(1)], &[0.1], 1);
     assert!(one.params().iter().all(|p| p.value.grad().defined()));
     assert_eq!(one.trainable(), 2 * 2 * 12 + CLASSES * 13);

@@ -1,9 +1,9 @@
 //! Why a run failed, in the classes that decide whether it is tried again.
 
+use crate::backbone::WeightsError;
 use crate::data::DataError;
 use crate::home::HomeError;
 use crate::protocol::FailureClass;
-use crate::vit::WeightsError;
 
 /// The end of a run without a result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! What enters the first block that a method touches, for every image of a split.
+//! What enters where a method touches the forward pass first, for every image of a split.
 //!
 //! It is a function of (backbone, images, preprocessing) alone, so where it fits into memory it is computed once and
 //! reused over epochs and trials. Whether it is depends on sizes only, never on what else is cached: a trial takes the
@@ -9,9 +9,9 @@ use std::rc::Rc;
 use sweeps::recipe::Normalization;
 use tch::{Device, Kind, Tensor};
 
+use crate::backbone::Backbone;
 use crate::data::{self, Split};
-use crate::tuning::{Linear, Step};
-use crate::vit::{Pool, Vit};
+use crate::tuning::{Entry, Linear, Step};
 
 /// Largest prefix of one split that is kept, in bytes.
 pub(super) const PREFIX_LIMIT: usize = 1 << 30;
@@ -22,47 +22,40 @@ pub(super) const CHUNK: i64 = 64;
 /// The frozen part of the forward pass.
 #[derive(Debug, Clone)]
 pub(super) struct Frozen {
-    pub vit: Rc<Vit>,
+    pub backbone: Rc<Backbone>,
     /// Says which weights these are, and how they are read.
     pub identity: String,
-    /// The position table for the trial's image size.
-    pub positions: Rc<Tensor>,
     pub normalization: Normalization,
-    /// Blocks `0..first` belong to it.
-    pub first: usize,
+    /// It ends here.
+    pub entry: Entry,
     pub device: Device,
 }
 
 impl Frozen {
-    /// Behind the last block only CLS is read, where CLS is what feeds the head: the rest need not be kept.
-    fn is_cls_enough(&self) -> bool {
-        let arch = self.vit.arch();
-        self.first == arch.depth as usize && arch.pool == Pool::Cls
-    }
-
-    /// Images u8 `[B, 3, S, S]` to the tokens entering block `first`, `[B, T, D]`.
-    fn tokens(&self, images: &Tensor) -> Tensor {
+    /// Images u8 `[B, 3, S, S]` to what enters at `entry`: normalised images, tokens, or what is pooled.
+    fn entering(&self, images: &Tensor) -> Tensor {
         tch::no_grad(|| {
             let images = data::normalise(&images.to_device(self.device), self.normalization);
-            let x = self.vit.embed(&images, &self.positions);
-            let plain = Linear::new(self.vit.arch());
-            let x = self.vit.blocks(x, 0..self.first, &plain, Step::evaluation(1));
-            if self.is_cls_enough() { x.narrow(1, 0, 1).contiguous() } else { x }
+            let Entry::Block(first) = self.entry else { return images };
+            let (backbone, plain) = (&self.backbone, Linear::new(self.backbone.arch()));
+            let x = backbone.blocks(backbone.embed(&images), 0..first, &plain, Step::evaluation(1));
+            if first == backbone.arch().depth() as usize { backbone.essence(x) } else { x }
         })
     }
 
-    /// Bytes of the tokens of `images` images.
-    pub(super) fn bytes(&self, images: i64) -> usize {
-        let tokens = if self.is_cls_enough() { 1 } else { self.positions.size()[1] };
-        usize::try_from(images * tokens * i64::from(self.vit.arch().dim) * 4).unwrap_or(usize::MAX)
+    /// Bytes that keeping it takes for `images` images of `size` pixels. Images themselves are kept already.
+    pub(super) fn bytes(&self, images: i64, size: i64) -> Option<usize> {
+        let Entry::Block(first) = self.entry else { return None };
+        let numbers = images.checked_mul(self.backbone.arch().entering(first, size))?;
+        usize::try_from(numbers).ok()?.checked_mul(4)
     }
 
-    /// The tokens of a whole split, in its order, kept where its images are.
+    /// What enters for a whole split, in its order, kept where its images are.
     pub(super) fn prefix(&self, split: &Split) -> Tensor {
         let n = split.images.size()[0];
         let chunks: Vec<Tensor> = (0..n)
             .step_by(CHUNK as usize)
-            .map(|at| self.tokens(&split.images.narrow(0, at, CHUNK.min(n - at))).to_device(Device::Cpu))
+            .map(|at| self.entering(&split.images.narrow(0, at, CHUNK.min(n - at))).to_device(Device::Cpu))
             .collect();
         Tensor::cat(&chunks, 0)
     }
@@ -72,7 +65,7 @@ impl Frozen {
 #[derive(Debug)]
 pub(super) struct Inputs {
     pub split: Rc<Split>,
-    /// Tokens of the whole split, if they are kept.
+    /// What enters for the whole split, if it is kept.
     pub prefix: Option<Rc<Tensor>>,
     pub frozen: Frozen,
 }
@@ -83,13 +76,13 @@ impl Inputs {
         self.split.labels.size()[0]
     }
 
-    /// Tokens `[B, T, D]` and labels `[B]` of the images at `index` (i64 `[B]`, on the CPU), on the device.
+    /// What enters, `[B, …]`, and the labels `[B]` of the images at `index` (i64 `[B]`, on the CPU), on the device.
     pub(super) fn batch(&self, index: &Tensor) -> (Tensor, Tensor) {
-        let tokens = match &self.prefix {
+        let entering = match &self.prefix {
             Some(prefix) => prefix.index_select(0, index).to_device(self.frozen.device),
-            None => self.frozen.tokens(&self.split.images.index_select(0, index)),
+            None => self.frozen.entering(&self.split.images.index_select(0, index)),
         };
-        (tokens, self.split.labels.index_select(0, index).to_device(self.frozen.device))
+        (entering, self.split.labels.index_select(0, index).to_device(self.frozen.device))
     }
 
     /// All batches of at most [`CHUNK`] images, in the order of the split.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 use std::time::Instant;
 
 use sweeps::recipe::{self, Recipe};
@@ -84,9 +83,9 @@ struct Trial<'a> {
 impl<'a> Trial<'a> {
     fn prepare(job: &'a Job, session: &mut Session) -> Result<Trial<'a>, TrialError> {
         let recipe = &job.recipe;
-        let (vit, identity) = session.backbone(&recipe.backbone)?;
-        recipe.check_depth(vit.arch().depth).map_err(TrialError::invalid)?;
-        let positions = vit.positions(i64::from(recipe.image_size)).map_err(TrialError::invalid)?;
+        let (backbone, identity) = session.backbone(&recipe.backbone)?;
+        recipe.check_depth(backbone.arch().depth()).map_err(TrialError::invalid)?;
+        backbone.arch().check_image_size(i64::from(recipe.image_size)).map_err(TrialError::invalid)?;
         let task = session.task(&recipe.task)?;
         let classes = i64::from(task.info.classes);
 
@@ -97,7 +96,7 @@ impl<'a> Trial<'a> {
         let member = Member { seed: job.seed, wd: recipe.wd, momentum };
         let device = session.device();
         let ensemble = Ensemble::new(
-            vit.arch(),
+            backbone.arch(),
             &recipe.method,
             recipe.head_init,
             classes,
@@ -107,11 +106,10 @@ impl<'a> Trial<'a> {
             device,
         );
         let frozen = Frozen {
-            vit,
+            backbone,
             identity,
-            positions: Rc::new(positions),
             normalization: recipe.normalization,
-            first: ensemble.first_block(),
+            entry: ensemble.entry(),
             device,
         };
         let train = session.inputs(recipe, &task, &recipe.split.train, &frozen)?;
@@ -122,7 +120,7 @@ impl<'a> Trial<'a> {
     /// Trainable parameters, and their percentage of backbone + tuned (VPT, appendix).
     fn figures(&self) -> Metrics {
         let trainable = self.ensemble.trainable() as f64;
-        let frozen = self.frozen.vit.arch().parameters() as f64;
+        let frozen = self.frozen.backbone.arch().parameters() as f64;
         Metrics::from([
             ("params/trainable".to_owned(), trainable),
             ("params/percent".to_owned(), 100.0 * trainable / (frozen + trainable)),
@@ -156,8 +154,8 @@ impl<'a> Trial<'a> {
         });
         let mut total = Tensor::zeros([], (Kind::Double, self.frozen.device));
         for index in order.split(i64::from(self.job.recipe.batch_size), 0) {
-            let (tokens, labels) = self.train.batch(&index);
-            let losses = self.ensemble.train_step(&self.frozen.vit, tokens, &labels.unsqueeze(0), &[lr]);
+            let (x, labels) = self.train.batch(&index);
+            let losses = self.ensemble.train_step(&self.frozen.backbone, x, &labels.unsqueeze(0), &[lr]);
             total += losses.get(0).to_kind(Kind::Double) * index.size()[0] as f64;
         }
         total.double_value(&[]) / n as f64
@@ -165,8 +163,8 @@ impl<'a> Trial<'a> {
 
     fn score(&self, inputs: &Inputs, prefix: &str) -> Metrics {
         let mut scores = Scores::new(1, self.classes, &self.ensemble.params()[0].value);
-        for (tokens, labels) in inputs.in_order() {
-            scores.add(&self.ensemble.evaluate(&self.frozen.vit, &tokens), &labels);
+        for (x, labels) in inputs.in_order() {
+            scores.add(&self.ensemble.evaluate(&self.frozen.backbone, &x), &labels);
         }
         scores.of(0, prefix)
     }

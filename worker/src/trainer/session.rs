@@ -11,24 +11,25 @@ use super::cache::Cache;
 use super::device::{self, DeviceError};
 use super::error::TrialError;
 use super::inputs::{Frozen, Inputs, PREFIX_LIMIT};
+use crate::backbone::{Backbone, Weights};
 use crate::data::{self, Split};
 use crate::home::{Home, TaskEntry};
 use crate::protocol::FailureClass;
-use crate::vit::{Vit, Weights};
+use crate::tuning::Entry;
 
 const BACKBONES: usize = 8 << 30;
 const IMAGES: usize = 4 << 30;
 const PREFIXES: usize = 2 << 30;
 
 type SplitKey = (PathBuf, String, Preprocessing, u32);
-type PrefixKey = (SplitKey, String, Normalization, usize);
+type PrefixKey = (SplitKey, String, Normalization, Entry);
 
 /// A trainer's long-lived state.
 #[derive(Debug)]
 pub struct Session {
     home: Home,
     device: Device,
-    backbones: Cache<String, Vit>,
+    backbones: Cache<String, Backbone>,
     splits: Cache<SplitKey, Split>,
     prefixes: Cache<PrefixKey, Tensor>,
 }
@@ -59,13 +60,13 @@ impl Session {
     }
 
     /// A backbone and what identifies it, loaded once; its file must be the one that the sidecar names by sha256.
-    pub(super) fn backbone(&mut self, name: &str) -> Result<(Rc<Vit>, String), TrialError> {
+    pub(super) fn backbone(&mut self, name: &str) -> Result<(Rc<Backbone>, String), TrialError> {
         let entry = self.home.backbone(name)?;
         let want = entry.sidecar.sha256;
         // The same file may be read in two ways, with another pooling for example.
         let identity = format!("{want} {:?}", entry.sidecar.arch);
-        if let Some(vit) = self.backbones.get(&identity) {
-            return Ok((vit, identity));
+        if let Some(backbone) = self.backbones.get(&identity) {
+            return Ok((backbone, identity));
         }
         let found = sha256(&entry.path).map_err(|e| {
             TrialError::new(FailureClass::BadNode, format!("failed to read {}: {e}", entry.path.display()))
@@ -80,7 +81,7 @@ impl Session {
         let arch = entry.sidecar.arch;
         let weights = Weights::read(&entry.path, &arch, Kind::Float, self.device)?;
         let bytes = arch.parameters() * 4;
-        Ok((self.backbones.put(identity.clone(), Vit::new(arch, weights), bytes), identity))
+        Ok((self.backbones.put(identity.clone(), Backbone::new(arch, weights), bytes), identity))
     }
 
     /// A split of the recipe's task, its prefix computed if it is small enough to keep.
@@ -110,15 +111,15 @@ impl Session {
                 self.splits.put(key.clone(), images, bytes)
             }
         };
-        let bytes = frozen.bytes(images.labels.size()[0]);
-        let prefix = if bytes > PREFIX_LIMIT {
-            None
-        } else {
-            let key = (key, frozen.identity.clone(), recipe.normalization, frozen.first);
-            Some(match self.prefixes.get(&key) {
-                Some(prefix) => prefix,
-                None => self.prefixes.put(key, frozen.prefix(&images), bytes),
-            })
+        let prefix = match frozen.bytes(images.labels.size()[0], i64::from(recipe.image_size)) {
+            Some(bytes) if bytes <= PREFIX_LIMIT => {
+                let key = (key, frozen.identity.clone(), recipe.normalization, frozen.entry);
+                Some(match self.prefixes.get(&key) {
+                    Some(prefix) => prefix,
+                    None => self.prefixes.put(key, frozen.prefix(&images), bytes),
+                })
+            }
+            _ => None,
         };
         Ok(Inputs { split: images, prefix, frozen: frozen.clone() })
     }

@@ -10,7 +10,7 @@
 use tch::Tensor;
 
 use super::vpt::dropped;
-use super::{Init, Param, Site, Tuning, attention, insert, per_sample};
+use super::{Entry, Init, Param, Site, Tuning, attention, insert, per_sample};
 use crate::vit::Arch;
 
 #[derive(Debug)]
@@ -58,8 +58,8 @@ impl Tuning for Gated {
         std::iter::once(&self.prompt).chain(optional.into_iter().flatten()).map(Param::share).collect()
     }
 
-    fn first_block(&self) -> usize {
-        self.first
+    fn entry(&self) -> Entry {
+        Entry::Block(self.first)
     }
 
     fn constrain(&self) {

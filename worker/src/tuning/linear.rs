@@ -1,9 +1,9 @@
 //! Linear probing: y = W z + b on the frozen feature z. Trains the head alone.
 
-use super::{Param, Tuning};
-use crate::vit::Arch;
+use super::{Entry, Param, Tuning};
+use crate::backbone::Arch;
 
-/// The plain ViT: no hook does anything.
+/// The plain backbone: no hook does anything.
 #[derive(Debug)]
 pub struct Linear {
     depth: usize,
@@ -11,7 +11,7 @@ pub struct Linear {
 
 impl Linear {
     pub fn new(arch: &Arch) -> Linear {
-        Linear { depth: arch.depth as usize }
+        Linear { depth: arch.depth() as usize }
     }
 }
 
@@ -20,7 +20,7 @@ impl Tuning for Linear {
         Vec::new()
     }
 
-    fn first_block(&self) -> usize {
-        self.depth
+    fn entry(&self) -> Entry {
+        Entry::Block(self.depth)
     }
 }

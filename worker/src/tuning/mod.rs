@@ -12,7 +12,8 @@ mod vpt;
 use sweeps::recipe::Method;
 use tch::{Device, Kind, Tensor};
 
-use crate::vit::Arch;
+use crate::backbone::Arch;
+use crate::vit;
 
 pub use head::Head;
 pub use linear::Linear;
@@ -66,17 +67,37 @@ pub struct Site<'a> {
     pub step: Step<'a>,
 }
 
+/// Where a method touches the forward pass first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// Before the images are embedded.
+    Images,
+    /// At the entrance of a block; the number of blocks stands for the head.
+    Block(usize),
+}
+
 /// What a method does to the backbone. Every hook defaults to the identity, so that a method with no hook is the plain
 /// ViT. Tokens are `[K·B, T, D]`; their order is `[CLS, prompts, patches]`.
 pub trait Tuning: std::fmt::Debug {
     /// The method's tensors, the head's excepted.
     fn params(&self) -> Vec<Param>;
 
-    /// The first block that is touched. What enters it depends on the image alone and needs no gradient.
-    fn first_block(&self) -> usize;
+    /// Where the forward pass is touched first. What comes before depends on the image alone and needs no gradient.
+    fn entry(&self) -> Entry;
+
+    /// Tensors of the backbone that the method trains: their names in the checkpoint and their values now, without
+    /// member axis. Only for methods that run with one member.
+    fn promoted(&self) -> Vec<(String, Tensor)> {
+        Vec::new()
+    }
 
     /// Brings parameters back into their domain, in place; called at the start of every forward pass.
     fn constrain(&self) {}
+
+    /// Normalised images `[K·B, 3, S, S]` before they are embedded. Asked for only where the entry is [`Entry::Images`].
+    fn images(&self, images: Tensor, _step: Step<'_>) -> Tensor {
+        images
+    }
 
     /// The sequence that enters block `at.layer`.
     fn tokens(&self, x: Tensor, _at: Site<'_>) -> Tensor {
@@ -107,8 +128,10 @@ pub trait Tuning: std::fmt::Debug {
 /// Builds a method for `seeds.len()` members, each initialised from its own seed.
 pub fn build(method: &Method, arch: &Arch, seeds: &[i64], kind: Kind, device: Device) -> Box<dyn Tuning> {
     let init = Init { seeds, kind, device };
+    let plain = Linear::new(arch);
+    let Arch::Vit(arch) = arch;
     match *method {
-        Method::Linear => Box::new(Linear::new(arch)),
+        Method::Linear => Box::new(plain),
         Method::VptShallow { prompt_length, insertion_depth, prompt_dropout } => Box::new(vpt::Vpt::new(
             init.prompt(arch, 1, prompt_length),
             insertion_depth as usize,
@@ -150,7 +173,7 @@ impl Init<'_> {
     }
 
     /// Prompts `[K, n, P, D]` ~ U(−v, v), v = √(6 / (3p² + D)) with patch side p (VPT, section 3.2 and its code).
-    fn prompt(&self, arch: &Arch, blocks: usize, length: u32) -> Tensor {
+    fn prompt(&self, arch: &vit::Arch, blocks: usize, length: u32) -> Tensor {
         let v = (6.0 / f64::from(3 * arch.patch_size * arch.patch_size + arch.dim)).sqrt();
         let shape = [blocks as i64, i64::from(length), i64::from(arch.dim)];
         self.members("prompt", || Tensor::empty(shape, (Kind::Float, Device::Cpu)).uniform_(-v, v))

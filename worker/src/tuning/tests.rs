@@ -4,7 +4,7 @@ use sweeps::recipe::{HeadInit, Method};
 use tch::{Device, Kind, Tensor};
 
 use super::*;
-use crate::vit::tiny;
+use crate::backbone::tiny;
 
 const SEEDS: &[i64] = &[1];
 
@@ -18,13 +18,11 @@ fn features_for(
     noise: Option<Noise<'_>>,
     change: impl Fn(&[Param]),
 ) -> Tensor {
-    let arch = tiny::arch();
-    let vit = tiny::vit(&arch, Kind::Double);
-    let (images, _) = tiny::batch(&arch, 3, 2, Kind::Double);
-    let tuning = build(method, &arch, seeds, Kind::Double, Device::Cpu);
+    let vit = tiny::backbone(tiny::arch(), Kind::Double);
+    let (images, _) = tiny::batch(12, 3, 2, Kind::Double);
+    let tuning = build(method, vit.arch(), seeds, Kind::Double, Device::Cpu);
     change(&tuning.params());
-    let positions = vit.positions(12).unwrap();
-    let x = vit.embed(&images, &positions).repeat([seeds.len() as i64, 1, 1]);
+    let x = vit.embed(&images).repeat([seeds.len() as i64, 1, 1]);
     let step = Step { members: seeds.len() as i64, noise };
     tuning.constrain();
     vit.pool(&vit.blocks(x, 0..4, tuning.as_ref(), step))
@@ -89,7 +87,7 @@ fn shut_gates_insert_the_same_prompts_in_every_block() {
 
 #[test]
 fn the_temperature_is_clamped_where_it_lies() {
-    let arch = tiny::arch();
+    let arch = Arch::from(tiny::arch());
     let tuning = build(&gated(2, 0, true), &arch, SEEDS, Kind::Double, Device::Cpu);
     set(&tuning.params(), "temperature", 99.0);
     tuning.constrain();
@@ -100,7 +98,7 @@ fn the_temperature_is_clamped_where_it_lies() {
 
 #[test]
 fn shapes_follow_the_paper() {
-    let arch = tiny::arch();
+    let arch = Arch::from(tiny::arch());
     let shapes = |method: &Method| -> Vec<(&str, Vec<i64>)> {
         let tuning = build(method, &arch, &[1, 2], Kind::Float, Device::Cpu);
         tuning.params().iter().map(|p| (p.name, p.value.size())).collect()
@@ -116,7 +114,7 @@ fn shapes_follow_the_paper() {
 
 #[test]
 fn prompts_start_within_the_papers_bound() {
-    let arch = tiny::arch();
+    let arch = Arch::from(tiny::arch());
     let tuning = build(&deep(200, 0, None), &arch, &[1, 2], Kind::Float, Device::Cpu);
     let prompt = &tuning.params()[0].value;
     let bound = (6.0f64 / (3.0 * 16.0 + 12.0)).sqrt();

@@ -8,7 +8,7 @@
 
 use tch::Tensor;
 
-use super::{Param, Site, Tuning, insert, per_sample};
+use super::{Entry, Param, Site, Tuning, insert, per_sample};
 
 #[derive(Debug)]
 pub(super) struct Vpt {
@@ -29,8 +29,8 @@ impl Tuning for Vpt {
         vec![self.prompt.share()]
     }
 
-    fn first_block(&self) -> usize {
-        self.first
+    fn entry(&self) -> Entry {
+        Entry::Block(self.first)
     }
 
     fn tokens(&self, x: Tensor, at: Site<'_>) -> Tensor {

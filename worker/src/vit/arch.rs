@@ -1,8 +1,8 @@
 //! The shape of a vision transformer, as a backbone's sidecar states it. Numbers only, no tensors.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
+
+use crate::backbone::{ArchError, TensorShape};
 
 /// Everything about a ViT's shape that its weights do not say by themselves, and what they say for the check.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,30 +48,6 @@ pub enum PositionResize {
     Bilinear,
 }
 
-/// One tensor of a checkpoint: its timm name and its shape.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorShape {
-    pub name: String,
-    pub shape: Vec<usize>,
-}
-
-/// Why the numbers of an [`Arch`] do not make a transformer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ArchError {
-    #[error("`{0}` must be at least 1")]
-    Zero(&'static str),
-    #[error("`heads` ({heads}) must divide `dim` ({dim})")]
-    Heads { heads: u32, dim: u32 },
-    #[error("`patch_size` ({patch_size}) must divide `image_size` ({image_size})")]
-    Patches { patch_size: u32, image_size: u32 },
-    #[error(
-        "an image of {size} pixels cannot be cut into the backbone's patches of {patch_size}; use a multiple of it"
-    )]
-    ImageSize { size: i64, patch_size: u32 },
-    #[error("`layer_norm_eps` must be a positive number")]
-    Eps,
-}
-
 impl Arch {
     /// Checks that the numbers fit each other.
     pub fn check(&self) -> Result<(), ArchError> {
@@ -103,32 +79,22 @@ impl Arch {
         self.image_size / self.patch_size
     }
 
-    /// Parameters without a head: 85,798,656 for ViT-B/16 at 224 pixels.
-    pub fn parameters(&self) -> usize {
-        self.tensors().iter().map(|t| t.shape.iter().product::<usize>()).sum()
+    /// Checks that images of `size` pixels fall into patches.
+    pub fn check_image_size(&self, size: i64) -> Result<(), ArchError> {
+        let patch = i64::from(self.patch_size);
+        if size < patch || size % patch != 0 {
+            return Err(ArchError::ImageSize { size, patch_size: self.patch_size });
+        }
+        Ok(())
     }
 
-    /// What keeps tensors of these names and shapes from being this backbone: missing, unexpected, of another shape.
-    pub fn problems(&self, found: &BTreeMap<String, Vec<usize>>) -> Vec<String> {
-        let mut left: BTreeMap<&str, &Vec<usize>> =
-            found.iter().map(|(name, shape)| (name.as_str(), shape)).collect();
-        let (mut missing, mut problems) = (Vec::new(), Vec::new());
-        for TensorShape { name, shape } in self.tensors() {
-            match left.remove(name.as_str()) {
-                None => missing.push(name),
-                Some(found) if *found != shape => {
-                    problems.push(format!("`{name}` is {found:?}, not {shape:?}"))
-                }
-                Some(_) => {}
-            }
+    /// Numbers that enter block `first` for one image of `size` pixels. Behind the last block only what is pooled counts.
+    pub fn entering(&self, first: usize, size: i64) -> i64 {
+        let dim = i64::from(self.dim);
+        if first >= self.depth as usize && self.pool == Pool::Cls {
+            return dim;
         }
-        let unexpected = left.into_keys().map(str::to_owned).collect();
-        for (what, names) in [("missing", missing), ("unexpected", unexpected)] {
-            if !names.is_empty() {
-                problems.push(format!("{what}: {}", quoted(&names)));
-            }
-        }
-        problems
+        (1 + (size / i64::from(self.patch_size)).pow(2)) * dim
     }
 
     /// Every tensor of the checkpoint under its timm name, in the order of the forward pass.
@@ -165,15 +131,6 @@ impl Arch {
     }
 }
 
-/// At most eight names, and how many more there are.
-fn quoted(names: &[String]) -> String {
-    let shown: Vec<String> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
-    match names.len().saturating_sub(8) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
 impl Pool {
     /// The timm name of the last layer norm.
     pub fn norm(self) -> &'static str {
@@ -205,7 +162,7 @@ mod tests {
 
     #[test]
     fn vit_b16_has_its_published_number_of_parameters() {
-        assert_eq!(vit_b16().parameters(), 85_798_656);
+        assert_eq!(crate::backbone::Arch::from(vit_b16()).parameters(), 85_798_656);
     }
 
     #[test]

@@ -4,10 +4,9 @@ use std::ops::Range;
 
 use tch::Tensor;
 
-use super::arch::ArchError;
-use super::block::{Block, LayerNorm};
-use super::weights::Weights;
+use super::block::Block;
 use super::{Arch, Pool, resize_positions};
+use crate::backbone::{LayerNorm, Weights};
 use crate::tuning::{Step, Tuning};
 
 /// A frozen pre-norm ViT.
@@ -38,34 +37,24 @@ impl Vit {
         }
     }
 
-    pub fn arch(&self) -> &Arch {
-        &self.arch
-    }
-
-    /// The position table for images of `image_size` pixels, `[1, 1+N, D]`. Resize it once, not in every step.
-    pub fn positions(&self, image_size: i64) -> Result<Tensor, ArchError> {
-        let patch = i64::from(self.arch.patch_size);
-        if image_size < patch || image_size % patch != 0 {
-            return Err(ArchError::ImageSize { size: image_size, patch_size: self.arch.patch_size });
-        }
-        Ok(resize_positions(&self.pos_embed, image_size / patch, self.arch.position_resize))
-    }
-
     /// Images `[B, 3, S, S]`, normalised, to the tokens entering block 0, `[B, 1+N, D]`:
-    /// `[CLS, patches] + positions`.
+    /// `[CLS, patches] + positions`, the position table brought to the grid of the images.
     ///
-    /// The patch embedding is a convolution whose stride is its width, so it is written as one matrix product.
-    pub fn embed(&self, images: &Tensor, positions: &Tensor) -> Tensor {
+    /// The patch embedding is a convolution whose stride is its width, so it is written as one matrix product. Rows and
+    /// columns beyond the last whole patch are left out, as a convolution does.
+    pub fn embed(&self, images: &Tensor) -> Tensor {
         let (b, c, s, _) = images.size4().expect("images have four axes");
         let p = i64::from(self.arch.patch_size);
         let g = s / p;
         let patches = images
+            .narrow(2, 0, g * p)
+            .narrow(3, 0, g * p)
             .reshape([b, c, g, p, g, p])
             .permute([0, 2, 4, 1, 3, 5]) // [B, g, g, 3, p, p]
             .reshape([b, g * g, c * p * p]);
         let x = patches.linear(&self.patch_weight, Some(&self.patch_bias)); // [B, N, D]
         let cls = self.cls_token.expand([b, 1, i64::from(self.arch.dim)], false);
-        Tensor::cat(&[cls, x], 1) + positions
+        Tensor::cat(&[cls, x], 1) + resize_positions(&self.pos_embed, g, self.arch.position_resize)
     }
 
     /// Runs blocks on tokens `[K·B, T, D]` of `members` fused trials.

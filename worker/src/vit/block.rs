@@ -3,45 +3,8 @@
 use tch::Tensor;
 
 use super::Arch;
-use super::weights::Weights;
+use crate::backbone::{LayerNorm, Linear, Weights};
 use crate::tuning::{Site, Tuning};
-
-#[derive(Debug)]
-pub(super) struct Linear {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    pub(super) fn new(weights: &mut Weights, name: &str) -> Linear {
-        Linear {
-            weight: weights.take(&format!("{name}.weight")),
-            bias: weights.take(&format!("{name}.bias")),
-        }
-    }
-
-    fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, Some(&self.bias))
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f64,
-}
-
-impl LayerNorm {
-    pub(super) fn new(weights: &mut Weights, name: &str, eps: f64) -> LayerNorm {
-        let (weight, bias) = (weights.take(&format!("{name}.weight")), weights.take(&format!("{name}.bias")));
-        LayerNorm { weight, bias, eps }
-    }
-
-    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
-        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, false)
-    }
-}
 
 /// A block: `x₁ = x + ls₁·attn(norm₁ x)`, `x₂ = x₁ + ls₂·mlp(norm₂ x₁)`.
 #[derive(Debug)]

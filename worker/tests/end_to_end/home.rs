@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
-use worker::vit::arch::TensorShape;
+use worker::backbone::TensorShape;
 use worker::vit::{Arch, Pool, PositionResize};
 
 /// The home that all tests share.

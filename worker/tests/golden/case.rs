@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sweeps::recipe::{HeadInit, Method};
 use tch::{Device, Kind, Tensor};
+use worker::backbone::{Arch, Backbone, Weights};
 use worker::trainer::{Ensemble, Member, Rule, cross_entropy};
-use worker::tuning::{Linear, Step};
-use worker::vit::{Arch, Pool, PositionResize, Vit, Weights};
+use worker::tuning::{Entry, Linear, Step};
+use worker::vit::{self, Pool, PositionResize};
 
 use crate::compare::Comparison;
 
@@ -96,11 +97,11 @@ impl Case {
         }
     }
 
-    pub(crate) fn arch(&self) -> Result<Arch, String> {
+    pub(crate) fn arch(&self) -> Result<vit::Arch, String> {
         let vit = &self.json["vit"];
         let size = |key| number_of(vit, key).ok_or_else(|| format!("case.json: vit.{key} is missing"));
         let dim = size("dim")?;
-        Ok(Arch {
+        Ok(vit::Arch {
             dim,
             depth: size("depth")?,
             heads: size("heads")?,
@@ -125,14 +126,15 @@ impl Case {
             .ok_or_else(|| "case.json: vit.num_classes is missing".to_owned())
     }
 
-    fn backbone(&self, arch: &Arch) -> Result<Vit, String> {
+    fn backbone(&self) -> Result<Backbone, String> {
+        let arch = Arch::Vit(self.arch()?);
         let own = self.folder.join("backbone.safetensors");
         let shared = self.json["backbone_file"].as_str();
         let path = shared
             .and_then(|file| self.folder.ancestors().map(|a| a.join(file)).find(|p| p.is_file()))
             .unwrap_or(own);
-        let weights = Weights::read(&path, arch, Kind::Float, Device::Cpu).map_err(|e| e.to_string())?;
-        Ok(Vit::new(arch.clone(), weights))
+        let weights = Weights::read(&path, &arch, Kind::Float, Device::Cpu).map_err(|e| e.to_string())?;
+        Ok(Backbone::new(arch, weights))
     }
 
     /// Forward, backward and three steps with K equal members, compared with what is expected of one.
@@ -142,19 +144,17 @@ impl Case {
         members: usize,
         out: &mut Comparison<'_>,
     ) -> Result<(), String> {
-        let arch = self.arch()?;
-        let vit = self.backbone(&arch)?;
+        let backbone = self.backbone()?;
         let inputs = self.tensors("inputs.safetensors")?;
         let (images, labels) = (&inputs["images"], &inputs["labels"]);
         let k = members as i64;
         let labels = labels.unsqueeze(0).repeat([k, 1]);
-        let positions = vit.positions(i64::from(arch.image_size)).map_err(|e| e.to_string())?;
 
         let optimizer = &self.json["optimizer"];
         let (decay, lr) = groups(optimizer);
         let member = Member { seed: 0, wd: decay, momentum: optimizer["momentum"].as_f64().unwrap_or(0.9) };
         let mut ensemble = Ensemble::new(
-            &arch,
+            backbone.arch(),
             method,
             HeadInit::Zero,
             self.classes()?,
@@ -169,12 +169,17 @@ impl Case {
         // What enters the first touched block needs no gradient, as in training.
         let tokens = |ensemble: &Ensemble| {
             tch::no_grad(|| {
-                let x = vit.embed(images, &positions);
-                let x = vit.blocks(x, 0..ensemble.first_block(), &Linear::new(&arch), Step::evaluation(1));
-                x.repeat([k, 1, 1])
+                let x = match ensemble.entry() {
+                    Entry::Images => images.shallow_clone(),
+                    Entry::Block(first) => {
+                        let plain = Linear::new(backbone.arch());
+                        backbone.blocks(backbone.embed(images), 0..first, &plain, Step::evaluation(1))
+                    }
+                };
+                Tensor::cat(&std::iter::repeat_n(&x, members).collect::<Vec<_>>(), 0)
             })
         };
-        let (features, logits) = ensemble.forward(&vit, tokens(&ensemble), None);
+        let (features, logits) = ensemble.forward(&backbone, tokens(&ensemble), None);
         let losses = cross_entropy(&logits, &labels);
         losses.sum(Kind::Float).backward();
         let batch = features.size()[0] / k;
@@ -189,10 +194,10 @@ impl Case {
         }
         if out.has("step3.losses") {
             let steps: Vec<Tensor> = (0..3)
-                .map(|_| ensemble.train_step(&vit, tokens(&ensemble), &labels, &vec![lr; members]))
+                .map(|_| ensemble.train_step(&backbone, tokens(&ensemble), &labels, &vec![lr; members]))
                 .collect();
             let losses = Tensor::stack(&steps, 1); // [K, 3]
-            let (_, logits) = ensemble.forward(&vit, tokens(&ensemble), None);
+            let (_, logits) = ensemble.forward(&backbone, tokens(&ensemble), None);
             for m in 0..k {
                 out.check("step3.losses", &losses.get(m));
                 out.check("step3.logits", &logits.get(m));

@@ -5,10 +5,11 @@ use std::path::Path;
 use serde_json::Value;
 use sweeps::recipe::{HeadInit, Method, Schedule, Warmup};
 use tch::{Device, Kind};
+use worker::backbone::Arch;
 use worker::home::Home;
 use worker::import::{self, BackboneWish, normalisation};
 use worker::trainer::{Ensemble, Member, Rule, factor};
-use worker::vit::{Arch, Pool, PositionResize, resize_positions};
+use worker::vit::{self, Pool, PositionResize, resize_positions};
 
 use crate::Outcome;
 use crate::case::{Case, tensors};
@@ -53,7 +54,7 @@ pub(crate) fn schedules(folder: &Path) -> Result<Outcome, String> {
 pub(crate) fn parameters(folder: &Path) -> Result<Outcome, String> {
     let table = json(&folder.join("counts.json"))?;
     let classes = table["num_classes"].as_i64().ok_or("counts.json has no num_classes")?;
-    let arch = Arch {
+    let arch = Arch::Vit(vit::Arch {
         dim: 768,
         depth: 12,
         heads: 12,
@@ -64,7 +65,7 @@ pub(crate) fn parameters(folder: &Path) -> Result<Outcome, String> {
         layer_scale: false,
         pool: Pool::Cls,
         position_resize: PositionResize::Bilinear,
-    };
+    });
     let deep = |prompt_length, insertion_depth, prompted_blocks| Method::VptDeep {
         prompt_length,
         insertion_depth,
@@ -133,8 +134,9 @@ fn imported(case: &Case) -> Result<Vec<String>, String> {
     };
     let entry =
         import::backbone(&home, &case.folder.join("backbone.npz"), &wish).map_err(|e| e.to_string())?;
-    if entry.sidecar.arch.heads != arch.heads {
-        return Err(format!("{} heads are read, not {}", entry.sidecar.arch.heads, arch.heads));
+    let Arch::Vit(found) = &entry.sidecar.arch;
+    if found.heads != arch.heads {
+        return Err(format!("{} heads are read, not {}", found.heads, arch.heads));
     }
     let (ours, theirs) = (tensors(&entry.path)?, case.tensors("backbone.safetensors")?);
     let grid = i64::from(arch.grid());

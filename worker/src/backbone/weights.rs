@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::Arch;
 
-/// A backbone's tensors by timm name, all of them there and of the right shape.
+/// A backbone's tensors by name, all of them there and of the right shape.
 #[derive(Debug)]
 pub struct Weights(BTreeMap<String, Tensor>);
 
@@ -28,7 +28,7 @@ impl Weights {
         Weights::new(tensors, arch, kind, device)
     }
 
-    /// Takes tensors that are in memory. Their names are timm's; `head.*` is left aside.
+    /// Takes tensors that are in memory. `head.*` is left aside.
     pub fn new(
         tensors: impl IntoIterator<Item = (String, Tensor)>,
         arch: &Arch,
@@ -46,8 +46,24 @@ impl Weights {
         Ok(Weights(found.into_iter().map(|(name, tensor)| (name, ready(tensor))).collect()))
     }
 
+    /// The same tensors under second handles.
+    pub(super) fn share(&self) -> Weights {
+        Weights(self.0.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect())
+    }
+
+    /// The same tensors, those of `replaced` excepted.
+    pub(super) fn with(&self, replaced: Vec<(String, Tensor)>) -> Weights {
+        let mut all = self.share();
+        all.0.extend(replaced);
+        all
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.get(name)
+    }
+
     /// Takes a tensor out. Only names of [`Arch::tensors`] may be asked for, each once.
-    pub(super) fn take(&mut self, name: &str) -> Tensor {
+    pub(crate) fn take(&mut self, name: &str) -> Tensor {
         self.0
             .remove(name)
             .unwrap_or_else(|| panic!("`{name}` is not a tensor of this backbone, or is taken"))
@@ -60,7 +76,7 @@ mod tests {
     use super::*;
 
     fn unfit(change: impl FnOnce(&mut Vec<(String, Tensor)>)) -> String {
-        let arch = tiny::arch();
+        let arch = Arch::from(tiny::arch());
         let mut tensors = tiny::tensors(&arch, Kind::Float);
         change(&mut tensors);
         Weights::new(tensors, &arch, Kind::Float, Device::Cpu).unwrap_err().to_string()
@@ -80,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_head_in_the_file_is_left_aside() {
-        let arch = tiny::arch();
+        let arch = Arch::from(tiny::arch());
         let mut tensors = tiny::tensors(&arch, Kind::Float);
         tensors.push(("head.weight".to_owned(), Tensor::from(1.0f32)));
         assert!(Weights::new(tensors, &arch, Kind::Float, Device::Cpu).is_ok());
@@ -90,11 +106,12 @@ mod tests {
     fn a_truncated_file_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cut.safetensors");
-        let tensors = tiny::tensors(&tiny::arch(), Kind::Float);
+        let arch = Arch::from(tiny::arch());
+        let tensors = tiny::tensors(&arch, Kind::Float);
         Tensor::write_safetensors(&tensors, &path).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-        let error = Weights::read(&path, &tiny::arch(), Kind::Float, Device::Cpu).unwrap_err();
+        let error = Weights::read(&path, &arch, Kind::Float, Device::Cpu).unwrap_err();
         assert!(error.to_string().contains("cut.safetensors"), "{error}");
     }
 }

@@ -2,13 +2,13 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::arch::TensorShape;
-use super::{Arch, Pool, PositionResize, Vit, Weights};
+use super::{Arch, Backbone, TensorShape, Weights};
 use crate::tuning::seeded;
+use crate::vit::{self, Pool, PositionResize};
 
 /// Four blocks of 2 heads × 6, 3×3 patches of 4 pixels.
-pub(crate) fn arch() -> Arch {
-    Arch {
+pub(crate) fn arch() -> vit::Arch {
+    vit::Arch {
         dim: 12,
         depth: 4,
         heads: 2,
@@ -33,14 +33,14 @@ pub(crate) fn tensors(arch: &Arch, kind: Kind) -> Vec<(String, Tensor)> {
     seeded(7, || arch.tensors().into_iter().map(draw).collect())
 }
 
-pub(crate) fn vit(arch: &Arch, kind: Kind) -> Vit {
-    let weights = Weights::new(tensors(arch, kind), arch, kind, Device::Cpu);
-    Vit::new(arch.clone(), weights.expect("the tensors were made from the arch"))
+pub(crate) fn backbone(arch: impl Into<Arch>, kind: Kind) -> Backbone {
+    let arch = arch.into();
+    let weights = Weights::new(tensors(&arch, kind), &arch, kind, Device::Cpu);
+    Backbone::new(arch, weights.expect("the tensors were made from the arch"))
 }
 
 /// Images `[n, 3, S, S]` ~ N(0, 1) and labels `[n]` below `classes`.
-pub(crate) fn batch(arch: &Arch, n: i64, classes: i64, kind: Kind) -> (Tensor, Tensor) {
-    let s = i64::from(arch.image_size);
-    let images = seeded(11, || Tensor::randn([n, 3, s, s], (kind, Device::Cpu)));
+pub(crate) fn batch(side: i64, n: i64, classes: i64, kind: Kind) -> (Tensor, Tensor) {
+    let images = seeded(11, || Tensor::randn([n, 3, side, side], (kind, Device::Cpu)));
     (images, Tensor::arange(n, (Kind::Int64, Device::Cpu)).remainder(classes))
 }
