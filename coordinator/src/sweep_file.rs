@@ -17,6 +17,8 @@ const FILE_NAME: &str = "sweep file";
 pub enum FileError {
     #[error("{0}")]
     Spec(#[from] SpecErrors),
+    #[error("this coordinator runs the first stage only: submit the others as sweeps of their own")]
+    Stages,
     #[error("configuration {number} ({settings}): {message}; depth as offered by worker {worker}")]
     Depth { number: u64, settings: String, message: String, worker: String },
 }
@@ -50,6 +52,9 @@ impl File {
 /// Every mistake in the file, or the first configuration that is deeper than its backbone.
 pub fn expand(file: File, offers: &[(String, Offer)]) -> Result<(NewSweep, Vec<String>), FileError> {
     let spec = Spec::parse(FILE_NAME, &file.text, &file.overrides)?;
+    if spec.stages.len() > 1 {
+        return Err(FileError::Stages);
+    }
     let configurations = spec
         .configurations()
         .map(|configuration| {
@@ -121,7 +126,7 @@ fn new_sweep(
 fn new_configuration(configuration: &Configuration) -> NewConfiguration {
     let recipe = &configuration.recipe;
     NewConfiguration {
-        stage: configuration.stage.to_owned(),
+        stage: configuration.stage.to_string(),
         block: configuration.block.as_deref().unwrap_or_default().to_owned(),
         hash: configuration.hash.clone(),
         settings_json: configuration.settings_json(),

@@ -8,6 +8,7 @@ pub mod recipe;
 pub mod settings;
 pub mod space;
 pub mod spec;
+pub mod stage;
 pub mod value;
 mod yaml;
 
@@ -15,4 +16,5 @@ pub use failure::FailureClass;
 pub use recipe::{Recipe, RecipeError};
 pub use space::{Configuration, Plan, StagePlan, TrialRef};
 pub use spec::{Spec, SpecError, SpecErrors};
+pub use stage::Stage;
 pub use value::{Settings, Value};

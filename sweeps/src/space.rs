@@ -15,19 +15,17 @@ use serde::{Serialize, Serializer};
 
 pub(crate) use self::dims::{Block, Choices, Dim, Layer, Place, Points, Range};
 pub(crate) use self::expand::expand;
-use crate::recipe::{Recipe, RecipeError, Source, hex};
+use crate::recipe::{Recipe, RecipeError, hex};
 use crate::spec::{Order, Spec};
+use crate::stage::{self, BLOCK, Stage};
 use crate::value::{self, Settings, Value};
-
-/// The name of the one stage of this version's sweeps.
-pub const TUNE: &str = "tune";
 
 /// One setting of the axes: a trial without its seed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Configuration {
     /// Place in the order of the file, from 1.
     pub number: u64,
-    pub stage: &'static str,
+    pub stage: Arc<str>,
     /// `None` for configurations of the plain axes and of `include`.
     pub block: Option<Arc<str>>,
     /// What axes, block and `include` set, as written: `scaled_by` is not applied here.
@@ -35,6 +33,8 @@ pub struct Configuration {
     pub recipe: Recipe,
     /// [`Recipe::config_hash`].
     pub hash: String,
+    /// Whether the recipe's learning rate is the written one × batch_size / 256.
+    pub is_lr_scaled: bool,
 }
 
 /// A trial: a configuration and a seed.
@@ -60,6 +60,11 @@ pub struct StagePlan {
     /// Configurations of each block, in the order of the file; those of plain axes and of `include` are in none.
     #[serde(serialize_with = "as_map")]
     pub blocks: Vec<(String, u64)>,
+    /// Of a stage that chooses: the stage whose best it takes, and how many groups open one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<u64>,
 }
 
 fn as_map<S: Serializer>(blocks: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
@@ -70,11 +75,28 @@ fn as_map<S: Serializer>(blocks: &[(String, u64)], serializer: S) -> Result<S::O
 #[derive(Debug, Clone)]
 pub(crate) struct Space {
     pub(crate) base: Layer,
+    /// `split` and `set` of the first stage.
+    pub(crate) set: Layer,
     pub(crate) blocks: Vec<Block>,
     pub(crate) exclude: Vec<Layer>,
     pub(crate) include: Vec<Layer>,
     /// The configurations in the order of the file: all resolve, and no two are the same.
     pub(crate) points: Vec<Point>,
+    pub(crate) facts: Facts,
+}
+
+/// What the configurations of a stage do with test images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// Some are scored on them each epoch.
+    pub(crate) evals_on_test: bool,
+    /// Some do not touch them.
+    pub(crate) lacks_test: bool,
+}
+
+/// Whether a label file holds test images, by its name.
+pub(crate) fn is_test_split(name: &str) -> bool {
+    name.split(['_', '-', '.']).any(|part| part == "test")
 }
 
 #[derive(Debug, Clone)]
@@ -93,24 +115,25 @@ impl Configuration {
 }
 
 impl Spec {
-    /// The number of configurations.
+    /// The number of configurations of the first stage.
     #[must_use]
     pub fn configuration_count(&self) -> usize {
         self.space.points.len()
     }
 
-    /// The configurations in the order of the file, made one by one.
+    /// The configurations of the first stage in the order of the file, made one by one.
     pub fn configurations(&self) -> impl ExactSizeIterator<Item = Configuration> + '_ {
-        (0..self.space.points.len()).map(|index| self.space.configuration(index))
+        let name = &self.stages[0].name;
+        (0..self.space.points.len()).map(move |index| self.space.configuration(index, name))
     }
 
-    /// The number of trials: configurations × seeds.
+    /// The number of trials of the first stage: configurations × seeds.
     #[must_use]
     pub fn trial_count(&self) -> usize {
         self.space.points.len() * self.seeds.len()
     }
 
-    /// The trials in the order to run them. The same file gives the same order.
+    /// The trials of the first stage in the order to run them. The same file gives the same order.
     #[must_use]
     pub fn trials(&self) -> Vec<TrialRef> {
         let seeds =
@@ -123,66 +146,99 @@ impl Spec {
         trials
     }
 
-    /// Counts without running anything.
+    /// Counts without running anything. A stage that chooses counts what it opens when every trial ends well.
     #[must_use]
     pub fn plan(&self) -> Plan {
+        let stages = self.stages.iter().map(|stage| self.plan_stage(stage)).collect();
+        Plan { stages, warnings: self.warnings.clone() }
+    }
+
+    fn plan_stage(&self, stage: &Stage) -> StagePlan {
         let mut counts = vec![0; self.space.blocks.len()];
-        for point in &self.space.points {
-            if let Point::Grid { block, .. } | Point::Drawn { block, .. } = point {
-                counts[*block as usize] += 1;
+        match &stage.from {
+            None => {
+                for point in &self.space.points {
+                    if let Point::Grid { block, .. } | Point::Drawn { block, .. } = point {
+                        counts[*block as usize] += 1;
+                    }
+                }
+            }
+            Some(from) => {
+                for group in &from.groups {
+                    let key: Settings = serde_json::from_str(&group.key).unwrap_or_default();
+                    let Some(Value::String(name)) = key.get(BLOCK) else { continue };
+                    let block =
+                        self.space.blocks.iter().position(|block| block.name.as_deref() == Some(name));
+                    if let Some(block) = block {
+                        counts[block] += group.configurations;
+                    }
+                }
             }
         }
-        let blocks = self.space.blocks.iter().zip(counts);
-        let stage = StagePlan {
-            name: TUNE.to_owned(),
-            configurations: self.configuration_count() as u64,
-            trials: self.trial_count() as u64,
+        let knows_blocks =
+            stage.from.as_ref().is_none_or(|from| from.opening.per.iter().any(|key| key == BLOCK));
+        let blocks = self.space.blocks.iter().zip(counts).filter(|_| knows_blocks);
+        let configurations = stage.configurations(self.configuration_count() as u64);
+        StagePlan {
+            name: stage.name.to_string(),
+            configurations,
+            trials: configurations * stage.seeds.len() as u64,
             blocks: blocks.filter_map(|(block, n)| Some((block.name.as_deref()?.to_owned(), n))).collect(),
-        };
-        Plan { stages: vec![stage], warnings: self.warnings.clone() }
+            from: stage.from.as_ref().map(|from| self.stages[from.stage].name.to_string()),
+            groups: stage.from.as_ref().map(|from| from.groups.len() as u64),
+        }
     }
 }
 
 impl Space {
-    fn configuration(&self, index: usize) -> Configuration {
-        let (block, point) = match &self.points[index] {
+    /// The block of a configuration, and what its axes set.
+    fn point(&self, index: usize) -> (Option<&Block>, Settings) {
+        match &self.points[index] {
             Point::Grid { block, index } => {
                 let block = &self.blocks[*block as usize];
                 (Some(block), block.point(*index))
             }
             Point::Drawn { block, settings } => (Some(&self.blocks[*block as usize]), (**settings).clone()),
             Point::Include { entry } => (None, self.include[*entry as usize].settings.clone()),
-        };
+        }
+    }
+
+    /// The block of a configuration, and what axes, block and `include` set.
+    pub(crate) fn settings(&self, index: usize) -> (Option<&Block>, Settings) {
+        let (block, mut settings) = self.point(index);
+        settings.extend(block.into_iter().flat_map(|block| block.set.settings.clone()));
+        (block, settings)
+    }
+
+    fn configuration(&self, index: usize, stage: &Arc<str>) -> Configuration {
+        let (block, point) = self.point(index);
         let recipe =
             self.resolve(block, &point).expect("every point was resolved when the space was expanded");
         let mut settings = point;
         settings.extend(block.into_iter().flat_map(|block| block.set.settings.clone()));
         Configuration {
             number: index as u64 + 1,
-            stage: TUNE,
+            stage: Arc::clone(stage),
             block: block.and_then(|block| block.name.clone()),
             settings,
             hash: hex(&recipe.digest()),
             recipe,
+            is_lr_scaled: block.is_some_and(Block::is_lr_scaled),
+        }
+    }
+
+    /// What `base`, the first stage and the block set, weakest first.
+    pub(crate) fn layers<'a>(&'a self, block: Option<&'a Block>, point: &'a Settings) -> [&'a Settings; 4] {
+        let set = block.map_or(&self.base.settings, |block| &block.set.settings);
+        // A block's set and the first stage's never hold the same key as an axis.
+        match block {
+            Some(_) => [&self.base.settings, &self.set.settings, set, point],
+            None => [&self.base.settings, &self.base.settings, &self.set.settings, point],
         }
     }
 
     fn resolve(&self, block: Option<&Block>, point: &Settings) -> Result<Recipe, RecipeError> {
-        let set = block.map_or(&self.base.settings, |block| &block.set.settings);
-        let layers = [&self.base.settings, set, point];
-        let source = Source { layers: &layers };
-        let factor = if block.is_some_and(Block::is_lr_scaled) { batch_size(source) / 256.0 } else { 1.0 };
-        Recipe::resolve(source, factor)
-    }
-}
-
-/// The batch size as far as it can be read here; a wrong one is reported by the recipe itself.
-#[expect(clippy::cast_precision_loss, reason = "no batch size is beyond 2^53")]
-fn batch_size(source: Source<'_>) -> f64 {
-    match source.get("batch_size") {
-        Some(Value::Int(i)) => *i as f64,
-        Some(Value::Float(x)) => *x,
-        _ => f64::from(crate::recipe::DEFAULT_BATCH_SIZE),
+        stage::resolve(&self.layers(block, point), block.is_some_and(Block::is_lr_scaled))
     }
 }
 

@@ -6,7 +6,9 @@ mod error;
 mod fields;
 mod metrics;
 mod overrides;
+mod plan_stages;
 mod sections;
+mod stages;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,6 +19,7 @@ pub use self::metrics::{COST_METRICS, SCORE_METRICS};
 
 use crate::FailureClass;
 use crate::space::Space;
+use crate::stage::Stage;
 
 /// The largest number of trials that one file may ask for, counted before anything is expanded.
 pub const MAX_TRIALS: u64 = 1_000_000;
@@ -33,8 +36,12 @@ pub struct Spec {
     /// Metrics that tables show besides the objective; never used to choose.
     pub report: Vec<String>,
     pub search: Search,
-    /// Replicates: every configuration is run once with each of them.
+    /// Replicates: every configuration of the first stage is run once with each of them.
     pub seeds: Vec<i64>,
+    /// In the order of the file, the first running its axes; never empty.
+    pub stages: Vec<Stage>,
+    /// Whether test images may choose, which every table must say then.
+    pub allow_test_selection: bool,
     pub limits: Limits,
     pub retry: Retry,
     /// Sweeps of higher priority are served first.
@@ -49,7 +56,7 @@ pub struct Spec {
 /// What a trial's score is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Objective {
-    /// One of [`SCORE_METRICS`], never of the test images.
+    /// One of [`SCORE_METRICS`]; of the test images only where the file allows it.
     pub metric: String,
     pub goal: Goal,
     pub at: At,

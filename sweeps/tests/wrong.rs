@@ -24,7 +24,7 @@ const FILES: &[(&str, &str)] = &[
     ("parameter at the top", "lr: 0.5\n"),
     (
         "keys of later versions",
-        "stages: []\nearly_stop: {rule: asha}\nresources: {gpu: 1}\ncheckpoint: {}\nreuse: never\n",
+        "early_stop: {rule: asha}\nresources: {gpu: 1}\ncheckpoint: {}\nreuse: never\n",
     ),
     ("sampler of a later version", "search: {sampler: tpe}\n"),
     ("unknown sampler", "search: {sampler: gird}\n"),
@@ -109,6 +109,58 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("exclude that empties a block", "BASE\naxes: {wd: {values: [0, 1]}}\nexclude: [{wd: 0}, {wd: 1}]\n"),
     ("exclude of an unknown key", "BASE\nexclude: [{weight_decay: 0}]\n"),
+    ("no stages", "BASE\nstages: []\n"),
+    ("stage without a name", "BASE\nstages: [{split: {train: train800}}]\n"),
+    ("two stages of one name", "BASE\nstages: [{name: a}, {name: a, from: {stage: a}}]\n"),
+    ("misspelled key of a stage", "BASE\nstages: [{name: a, replicate: {seeds: [1]}}]\n"),
+    ("first stage that chooses", "BASE\nstages: [{name: a, from: {stage: a}, axes: {wd: {values: [0]}}}]\n"),
+    ("stage that chooses from nothing", "BASE\nstages: [{name: a}, {name: b}]\n"),
+    ("stage that chooses from itself", "BASE\nstages: [{name: a}, {name: b, from: {stage: b}}]\n"),
+    (
+        "stages in a circle",
+        "BASE\nstages: [{name: a}, {name: b, from: {stage: c}}, {name: c, from: {stage: b}}]\n",
+    ),
+    (
+        "best of none",
+        "BASE\nstages: [{name: a}, {name: b, from: {stage: a, best: 0, allow_stopped: maybe}}]\n",
+    ),
+    (
+        "groups by what does not vary",
+        "BASE\naxes: {wd: {values: [0, 1]}}\nstages: [{name: a}, {name: b, from: {stage: a, per: [task, wd, wd, block, x]}}]\n",
+    ),
+    (
+        "groups by what will be chosen",
+        "BASE\naxes: {wd: {values: [0, 1]}, epochs: {values: [20, 30]}}\nstages:\n  - {name: a}\n  - {name: b, from: {stage: a, per: [epochs]}}\n  - {name: c, from: {stage: b, per: [wd]}}\n",
+    ),
+    (
+        "groups of a single configuration",
+        "BASE\nstages: [{name: a}, {name: b, from: {stage: a, per: [lr]}}]\n",
+    ),
+    (
+        "stage that sets an axis of the file",
+        "BASE\naxes: {wd: {values: [0, 1]}}\nstages: [{name: a, set: {wd: 1}}]\n",
+    ),
+    ("split in two places", "BASE\nstages: [{name: a, set: {split: {train: x}}}]\n"),
+    (
+        "stage that sets what its method does not read",
+        "BASE\nstages:\n  - {name: a}\n  - {name: b, from: {stage: a}, set: {gate_init: 5}}\n",
+    ),
+    (
+        "stage whose axis is out of range",
+        "BASE\nstages:\n  - {name: a}\n  - {name: b, from: {stage: a}, axes: {insertion_depth: {values: [0, 12]}}}\n",
+    ),
+    (
+        "stage that sets its own axis",
+        "BASE\nstages:\n  - {name: a}\n  - {name: b, from: {stage: a}, set: {wd: 1}, axes: {wd: {values: [0, 12]}}}\n",
+    ),
+    (
+        "stages beyond the bound",
+        "BASE\naxes: {wd: {range: {min: 0, max: 1, num: 1000}}}\nstages:\n  - {name: a}\n  - {name: b, from: {stage: a, per: [wd]}, axes: {lr: {range: {min: 0, max: 1, num: 1000}}}}\n",
+    ),
+    (
+        "choosing from a stage that is scored on test images",
+        "BASE\nstages:\n  - {name: a, split: {train: train800, eval: test}}\n  - {name: b, from: {stage: a}}\n",
+    ),
     ("task that leaves its folder", "base: {backbone: b, task: ../../etc, method: linear, lr: 1}\n"),
     (
         "test set to something else",

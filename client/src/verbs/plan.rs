@@ -227,8 +227,14 @@ mod tests {
             worker("gpu-02", "live", &["vtab/dtd"], &splits[..1]),
             worker("gpu-03", "lost", &["vtab/dtd"], &splits),
         ];
-        let stage =
-            StagePlan { name: "tune".into(), configurations: 7, trials: 35, blocks: vec![("a".into(), 6)] };
+        let stage = StagePlan {
+            name: "tune".into(),
+            configurations: 7,
+            trials: 35,
+            blocks: vec![("a".into(), 6)],
+            from: None,
+            groups: None,
+        };
         let plan = Plan { stages: vec![stage], warnings: Vec::new() };
         insta::assert_snapshot!(page(&plan, Some(&coverage(&kinds, &workers))));
         insta::assert_snapshot!(sentences(&coverage(&kinds, &workers[2..]), 35), @"no live worker; the trials will wait until one registers");

@@ -164,7 +164,7 @@ impl Dim {
 }
 
 impl Range {
-    fn len(&self) -> Option<u64> {
+    pub(crate) fn len(&self) -> Option<u64> {
         match self.points {
             Points::All => None,
             Points::Num(count) | Points::Step { count, .. } => Some(count),
@@ -174,7 +174,7 @@ impl Range {
     /// The `index`-th point. Both ends are exact; points between are rounded to 12 digits, so that 0.1 + 2 × 0.1
     /// is 0.3 and files do not differ by the last bit of a logarithm.
     #[expect(clippy::cast_precision_loss, reason = "ranges have far fewer points than 2^53")]
-    fn value(&self, index: u64) -> Value {
+    pub(crate) fn value(&self, index: u64) -> Value {
         let Range { min, max, .. } = *self;
         let x = match self.points {
             Points::Step { step, .. } => (min + step * index as f64).min(max),

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
-use super::{Block, Layer, Place, Point, Space};
+use super::{Block, Facts, Layer, Place, Point, Space};
 use crate::recipe::{Fault, RecipeError, Source};
 use crate::spec::{MAX_COMPARISONS, MAX_TRIALS, Problems, Sampler, Search};
 use crate::value::Settings;
@@ -26,11 +26,12 @@ pub(crate) fn expand(space: &mut Space, search: Search, seeds: u64, problems: &m
     }
     expansion.include(problems);
     expansion.remark(search.sampler == Sampler::Grid, problems);
-    let points = expansion.points;
+    let (points, facts) = (expansion.points, expansion.facts);
     if points.is_empty() && problems.is_empty() {
         problems.error(space.place().at, &space.place().path, "the space is empty: there is nothing to run");
     }
     space.points = points;
+    space.facts = facts;
 }
 
 /// Whether the space is small enough to expand, by arithmetic alone.
@@ -84,6 +85,7 @@ struct Expansion<'s> {
     duplicates: u64,
     /// How many points each entry of `exclude` has matched.
     excluded: Vec<u64>,
+    facts: Facts,
 }
 
 /// What became of a candidate.
@@ -98,7 +100,8 @@ enum Fate {
 impl<'s> Expansion<'s> {
     fn new(space: &'s Space) -> Expansion<'s> {
         let excluded = vec![0; space.exclude.len()];
-        Expansion { space, points: Vec::new(), hashes: HashSet::new(), duplicates: 0, excluded }
+        let facts = Facts::default();
+        Expansion { space, points: Vec::new(), hashes: HashSet::new(), duplicates: 0, excluded, facts }
     }
 
     fn grid(&mut self, problems: &mut Problems<'_>) {
@@ -165,6 +168,7 @@ impl<'s> Expansion<'s> {
             match self.space.resolve(None, &layer.settings) {
                 Err(error) => report(self.space, None, Some(layer), &layer.settings, &error, problems),
                 Ok(recipe) if self.hashes.insert(recipe.digest()) => {
+                    self.facts.note(&recipe);
                     self.points.push(Point::Include { entry });
                     if scaled && layer.settings.contains_key("lr") {
                         let path = &layer.place.path;
@@ -179,7 +183,7 @@ impl<'s> Expansion<'s> {
     }
 
     fn consider(&mut self, block: &Block, point: &Settings, problems: &mut Problems<'_>) -> Fate {
-        let layers = [&self.space.base.settings, &block.set.settings, point];
+        let layers = self.space.layers(Some(block), point);
         let source = Source { layers: &layers };
         let mut is_excluded = false;
         for (entry, count) in self.space.exclude.iter().zip(&mut self.excluded) {
@@ -193,7 +197,10 @@ impl<'s> Expansion<'s> {
             return Fate::Excluded;
         }
         match self.space.resolve(Some(block), point) {
-            Ok(recipe) if self.hashes.insert(recipe.digest()) => Fate::Kept,
+            Ok(recipe) if self.hashes.insert(recipe.digest()) => {
+                self.facts.note(&recipe);
+                Fate::Kept
+            }
             Ok(_) => Fate::Duplicate,
             Err(error) => {
                 report(self.space, Some(block), None, point, &error, problems);
@@ -240,6 +247,7 @@ fn report(
         .and_then(|layer| layer.find(key, field, wants_key))
         .or_else(dims)
         .or_else(set)
+        .or_else(|| space.set.find(key, field, wants_key))
         .or_else(|| space.base.find(key, field, wants_key));
     // An axis points at its whole value, so the message says which part of it is meant.
     let part = field.filter(|_| in_dims).map_or(String::new(), |field| format!("`{field}` "));

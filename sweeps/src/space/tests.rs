@@ -69,7 +69,7 @@ fn no_two_configurations_are_the_same_and_each_carries_its_hash() {
         assert_eq!(configuration.number, number);
         assert_eq!(configuration.hash, configuration.recipe.config_hash());
         assert!(hashes.insert(configuration.hash));
-        assert_eq!(configuration.stage, "tune");
+        assert_eq!(&*configuration.stage, "tune");
     }
 }
 

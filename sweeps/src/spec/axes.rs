@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::fields::{Field, Problems, Section, join};
+use super::stages::Written;
 use crate::recipe::{self, KEYS};
-use crate::space::{Block, Choices, Dim, Layer, Place, Points, Range, Space};
+use crate::space::{Block, Choices, Dim, Facts, Layer, Place, Points, Range, Space};
 use crate::value::{self, Value};
 use crate::yaml::Mark;
 
@@ -36,16 +37,18 @@ pub(super) fn space(file: &Section<'_>, is_grid: bool, problems: &mut Problems<'
         }
     };
     Space {
-        base: base.unwrap_or_else(|| Layer::new(nowhere, &[])),
+        base: base.unwrap_or_else(|| Layer::new(nowhere.clone(), &[])),
+        set: Layer::new(nowhere, &[]),
         blocks,
         exclude: layers(file.get("exclude"), problems),
         include,
         points: Vec::new(),
+        facts: Facts::default(),
     }
 }
 
-/// The keys that configurations set beyond `base`, in the order of the file.
-pub(super) fn varied_keys(space: &Space) -> Vec<String> {
+/// The keys that configurations set beyond `base` and the `set` of stages, in the order of the file.
+pub(super) fn varied_keys(space: &Space, stages: &[Written]) -> Vec<String> {
     let of_block = |block: &Block| {
         let dims =
             block.dims.iter().flat_map(|dim| dim.keys.iter().map(|(key, place)| (place.at, key.clone())));
@@ -56,6 +59,8 @@ pub(super) fn varied_keys(space: &Space) -> Vec<String> {
     }
     let mut keys: Vec<(Mark, String)> = space.blocks.iter().flat_map(of_block).collect();
     keys.extend(space.include.iter().flat_map(of_layer));
+    let of_stages = stages.iter().flat_map(|stage| &stage.dims).flat_map(|dim| &dim.keys);
+    keys.extend(of_stages.map(|(key, place)| (place.at, key.clone())));
     keys.sort();
     let mut seen = HashSet::new();
     keys.into_iter().map(|(_, key)| key).filter(|key| seen.insert(key.clone())).collect()
@@ -68,7 +73,7 @@ fn layers(field: Option<Field<'_>>, problems: &mut Problems<'_>) -> Vec<Layer> {
     items.iter().filter_map(|item| layer(item, problems)).collect()
 }
 
-fn layer(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<Layer> {
+pub(super) fn layer(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<Layer> {
     let section = field.entries("a map of parameters", problems)?;
     for entry in section.entries {
         check_key(&section, &entry.key, entry.at, problems);
@@ -105,14 +110,15 @@ fn blocks(field: &Field<'_>, shared: &[Arc<Dim>], is_grid: bool, problems: &mut 
         let mut all = shared.to_vec();
         all.extend(dims(&section, is_grid, problems));
         let Some(set) = set else { continue };
-        check_unique(&set, &all, problems);
+        check_unique(&set, &all, "move that axis into the blocks that vary it", problems);
         blocks.push(Block { name: Some(name.into()), place, set, dims: all });
     }
     blocks
 }
 
-/// Within a block, every key is set once: what it should be otherwise nobody could tell.
-fn check_unique(set: &Layer, dims: &[Arc<Dim>], problems: &mut Problems<'_>) {
+/// Within a block, every key is set once: what it should be otherwise nobody could tell. `mend` is for a key that is
+/// both set and an axis.
+pub(super) fn check_unique(set: &Layer, dims: &[Arc<Dim>], mend: &str, problems: &mut Problems<'_>) {
     let mut seen: HashMap<&str, &Place> = HashMap::new();
     for (key, place) in dims.iter().flat_map(|dim| &dim.keys) {
         if let Some(first) = seen.insert(key, place) {
@@ -122,17 +128,15 @@ fn check_unique(set: &Layer, dims: &[Arc<Dim>], problems: &mut Problems<'_>) {
     }
     for entry in &set.entries {
         if let Some(first) = seen.get(entry.key.as_str()) {
-            let message = format!(
-                "`{}` is an axis at `{}` (line {}): move that axis into the blocks that vary it",
-                entry.key, first.path, first.at.line
-            );
+            let message =
+                format!("`{}` is an axis at `{}` (line {}): {mend}", entry.key, first.path, first.at.line);
             problems.error(entry.at, &join(&set.place.path, &entry.key), message);
         }
     }
 }
 
 /// The axes and zips of the file or of a block.
-fn dims(section: &Section<'_>, is_grid: bool, problems: &mut Problems<'_>) -> Vec<Arc<Dim>> {
+pub(super) fn dims(section: &Section<'_>, is_grid: bool, problems: &mut Problems<'_>) -> Vec<Arc<Dim>> {
     let mut dims = Vec::new();
     if let Some(axes) = section.get("axes").and_then(|field| field.entries("a map of axes", problems)) {
         for entry in axes.entries {
@@ -150,7 +154,7 @@ fn dims(section: &Section<'_>, is_grid: bool, problems: &mut Problems<'_>) -> Ve
     }
     let dims: Vec<Arc<Dim>> = dims.into_iter().map(Arc::new).collect();
     if section.path.is_empty() {
-        check_unique(&Layer::new(Place { at: section.at, path: String::new() }, &[]), &dims, problems);
+        check_unique(&Layer::new(Place { at: section.at, path: String::new() }, &[]), &dims, "", problems);
     }
     dims
 }

@@ -186,6 +186,13 @@ impl<'n> Field<'n> {
         self.integer(wide, problems).and_then(|int| u32::try_from(int).ok())
     }
 
+    pub(super) fn bool(&self, problems: &mut Problems<'_>) -> Option<bool> {
+        match self.node.kind {
+            Kind::Scalar(Value::Bool(b)) => Some(b),
+            _ => self.expected(problems, "`true` or `false`"),
+        }
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "a float was asked for, however it was written")]
     pub(super) fn float(
         &self,

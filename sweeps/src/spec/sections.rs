@@ -6,7 +6,10 @@ use std::time::Duration;
 use super::error::SpecErrors;
 use super::fields::{Field, Problems, Section, join};
 use super::metrics::{COST_METRICS, SCORE_METRICS};
-use super::{At, Backoff, Goal, Limits, Objective, Order, Retry, Sampler, Search, Spec, axes, overrides};
+use super::{
+    At, Backoff, Goal, Limits, Objective, Order, Retry, Sampler, Search, Spec, axes, overrides, plan_stages,
+    stages,
+};
 use crate::FailureClass;
 use crate::recipe;
 use crate::space;
@@ -30,12 +33,14 @@ const KEYS: &[&str] = &[
     "exclude",
     "include",
     "replicates",
+    "stages",
+    "allow_test_selection",
     "limits",
     "retry",
     "priority",
 ];
 /// Keys and samplers of the language that this version does not build.
-const LATER_KEYS: &[&str] = &["stages", "early_stop", "resources", "checkpoint", "reuse"];
+const LATER_KEYS: &[&str] = &["early_stop", "resources", "checkpoint", "reuse"];
 const LATER_SAMPLERS: &[&str] = &["sobol", "tpe"];
 
 const MAX_LABELS: usize = 64;
@@ -70,18 +75,28 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
     let name = header(&top, problems);
     let project = top.get("project").and_then(|field| field.name(problems));
     let labels = labels(&top, problems);
-    let objective = objective(&top, problems);
+    let allow_test_selection =
+        top.get("allow_test_selection").and_then(|field| field.bool(problems)).unwrap_or(false);
+    let objective = objective(&top, allow_test_selection, problems);
     let report = report(&top, problems);
     let (search, has_sampler) = search(&top, problems);
-    let seeds = seeds(&top, problems);
+    let seeds = seeds(&top, &[0], problems);
     let limits = limits(&top, problems);
     let retry = retry(&top, problems);
     let priority = top.get("priority").and_then(|field| field.integer(-1000..=1000, problems)).unwrap_or(0);
     let mut space = axes::space(&top, search.sampler == Sampler::Grid && has_sampler, problems);
+    let written = stages::read(&top, &mut space, &seeds, problems);
+    let seeds = written.first().map_or(seeds, |first| first.stage.seeds.clone());
+    let axes = axes::varied_keys(&space, &written);
     // Expanding a space that was not understood would only add noise.
     if problems.is_empty() {
         space::expand(&mut space, search, seeds.len() as u64, problems);
     }
+    let stages = if problems.is_empty() {
+        plan_stages::complete(&top, written, &space, &objective, allow_test_selection, problems)
+    } else {
+        Vec::new()
+    };
     Some(Spec {
         name: name?,
         project,
@@ -90,10 +105,12 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
         report,
         search,
         seeds,
+        stages,
+        allow_test_selection,
         limits,
         retry,
         priority: i32::try_from(priority).ok()?,
-        axes: axes::varied_keys(&space),
+        axes,
         warnings: Vec::new(),
         space,
     })
@@ -160,17 +177,18 @@ fn labels(top: &Section<'_>, problems: &mut Problems<'_>) -> BTreeMap<String, St
     labels
 }
 
-fn objective(top: &Section<'_>, problems: &mut Problems<'_>) -> Objective {
+fn objective(top: &Section<'_>, allow_test: bool, problems: &mut Problems<'_>) -> Objective {
     let mut objective = Objective { metric: "val/top1".to_owned(), goal: Goal::Maximize, at: At::Last };
     let Some(field) = top.get("objective") else { return objective };
     let Some(section) = field.section(&["metric", "goal", "at"], problems) else { return objective };
     if let Some(field) = section.get("metric")
         && let Some(metric) = field.string("the name of a metric", problems)
     {
-        if metric.starts_with("test/") {
+        if metric.starts_with("test/") && !allow_test {
             field.error(
                 problems,
-                "the test images must not choose: use a `val/` metric, and put this under `report`",
+                "the test images must not choose: use a `val/` metric, and put this under `report`; whoever wants it \
+                 all the same says `allow_test_selection: true`",
             );
         } else if COST_METRICS.contains(&metric) {
             field.error(problems, "is a cost, no score: put it under `report`");
@@ -269,8 +287,9 @@ fn sampler(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<&'static st
     field.choice(&[("grid", "grid"), ("random", "random")], problems)
 }
 
-fn seeds(top: &Section<'_>, problems: &mut Problems<'_>) -> Vec<i64> {
-    let default = vec![0];
+/// `replicates` of the file or of a stage.
+pub(super) fn seeds(top: &Section<'_>, default: &[i64], problems: &mut Problems<'_>) -> Vec<i64> {
+    let default = default.to_vec();
     let Some(section) = top.get("replicates").and_then(|field| field.section(&["seeds"], problems)) else {
         return default;
     };
