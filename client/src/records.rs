@@ -213,6 +213,10 @@ pub(crate) struct TrialDetail {
     attempts: Vec<AttemptRecord>,
     points: Vec<PointRecord>,
     recipe: Settings,
+    /// Where the tuned tensors lie.
+    artifact: Option<String>,
+    /// Where the next attempt goes on.
+    checkpoint: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -252,6 +256,8 @@ impl TryFrom<GetTrialResponse> for TrialDetail {
             attempts: reply.attempts.into_iter().map(attempt).collect(),
             points: reply.points.into_iter().map(point).collect(),
             recipe: recipe(&reply.recipe_json)?,
+            artifact: present(reply.artifact),
+            checkpoint: present(reply.checkpoint),
         })
     }
 }

@@ -6,7 +6,7 @@ use sweeps::{Configuration, Spec, SpecErrors};
 use crate::offer::{Need, Offer};
 use crate::score::{At, Goal, Objective};
 use crate::store::ops::{NewConfiguration, NewSweep, NewTrial, hex};
-use crate::store::rows::SourceRow;
+use crate::store::rows::{Checkpoints, SourceRow};
 use crate::trial::Policy;
 
 /// What a message about the file calls it: its name is not sent.
@@ -114,6 +114,10 @@ fn new_sweep(
         report: spec.report,
         axes: spec.axes,
         policy,
+        checkpoints: Checkpoints {
+            every_ms: spec.checkpoint.every.map(millis),
+            on_drain: spec.checkpoint.on_drain,
+        },
         max_running: spec.limits.max_running,
         timeout_ms: spec.limits.trial_timeout.map(millis),
         pause_after_failures: spec.limits.pause_after_failures,

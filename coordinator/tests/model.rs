@@ -160,7 +160,7 @@ fn end(token: Token, kind: u8) -> NewEnd {
         3 => failure(token, FailureClass::Diverged),
         _ => {
             let outcome = Outcome::Interruption { cause: Cause::Preempted, message: "SIGTERM".to_owned() };
-            NewEnd { token, points: Vec::new(), outcome }
+            NewEnd { token, points: Vec::new(), checkpoint: None, outcome }
         }
     }
 }
@@ -197,7 +197,7 @@ async fn take(env: &Env, model: &mut Model, step: Step) {
         Step::Report { worker, trial, back, epoch } => {
             let token = model.token(trial, back);
             let held = model.apply(trial, Command::Report { by: model.by(worker, token), epoch });
-            let progress = vec![Progress { token, points: vec![point(epoch, 1.0)] }];
+            let progress = vec![Progress { token, points: vec![point(epoch, 1.0)], checkpoint: None }];
             let report = Report { worker: model.workers[worker].clone(), progress };
             assert_eq!(env.store.write(report).await.unwrap().is_empty(), held);
         }

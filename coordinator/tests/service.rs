@@ -161,7 +161,8 @@ fn success(assignment: &v1::Assignment, value: f64) -> v1::End {
     v1::End {
         token: Some(token(assignment)),
         points: vec![v1::Point { name: "val/top1".into(), epoch: 3, value }],
-        how: Some(v1::end::How::Success(v1::Success { metrics })),
+        how: Some(v1::end::How::Success(v1::Success { metrics, ..Default::default() })),
+        ..Default::default()
     }
 }
 
@@ -279,7 +280,7 @@ async fn waiting_calls_are_woken() {
     let mut watcher = server.sweeps().await;
     let watching = tokio::spawn(async move { watch(&mut watcher, "last", 3, 1).await });
     let points = vec![v1::Point { name: "val/top1".into(), epoch: 1, value: 0.5 }];
-    let progress = vec![v1::Progress { token: Some(token(&assignments[0])), points }];
+    let progress = vec![v1::Progress { token: Some(token(&assignments[0])), points, ..Default::default() }];
     let report = v1::ReportRequest { worker_id: worker, progress };
     assert!(workers.report(report).await.unwrap().into_inner().lost.is_empty());
     let events = watching.await.unwrap();

@@ -55,6 +55,8 @@ on_both!(
     diverged_ends_at_once_without_a_score,
     interruptions_are_not_failures,
     reports_are_idempotent_and_fenced,
+    the_latest_checkpoint_goes_to_the_next_attempt,
+    a_result_names_its_artifact,
     best_takes_the_best_epoch,
     metrics_that_are_not_finite_are_kept_as_such,
     cancel_takes_leases_away,
@@ -363,7 +365,7 @@ async fn interruptions_are_not_failures(env: &Env) {
         let token = env.lease_one(&worker, &format!("r{attempt}")).await;
         let cause = if attempt % 2 == 0 { Cause::Drained } else { Cause::Preempted };
         let outcome = Outcome::Interruption { cause, message: "SIGTERM".to_owned() };
-        let end = NewEnd { token, points: Vec::new(), outcome };
+        let end = NewEnd { token, points: Vec::new(), checkpoint: None, outcome };
         assert!(is_accepted(&env.finish(&worker, end).await));
     }
     let rows = env.store.read(&trials("s", 0, vec![], 10)).await.unwrap();
@@ -376,8 +378,10 @@ async fn reports_are_idempotent_and_fenced(env: &Env) {
     let row = env.submit(sweep("s", 1, 1)).await;
     let worker = env.worker("gpu", 1).await;
     let token = env.lease_one(&worker, "r").await;
-    let report =
-        |token, points| Report { worker: worker.clone(), progress: vec![Progress { token, points }] };
+    let report = |token, points| Report {
+        worker: worker.clone(),
+        progress: vec![Progress { token, points, checkpoint: None }],
+    };
     let first = report(token, vec![point(1, 10.0), point(2, 20.0)]);
     assert!(env.store.write(first.clone()).await.unwrap().is_empty());
     assert!(env.store.write(first).await.unwrap().is_empty());
@@ -396,13 +400,54 @@ async fn reports_are_idempotent_and_fenced(env: &Env) {
     assert_eq!(env.trial(token.trial).await.points.len(), 3);
 }
 
+async fn the_latest_checkpoint_goes_to_the_next_attempt(env: &Env) {
+    env.submit(sweep("s", 1, 1)).await;
+    let worker = env.worker("gpu", 1).await;
+    let first = env.lease(&worker, "r1", 1).await.remove(0);
+    assert_eq!((first.checkpoint.as_deref(), first.checkpoints().unwrap().every_ms), (None, Some(600_000)));
+    let lost = token(&first);
+    let report = |token, url: &str| Report {
+        worker: worker.clone(),
+        progress: vec![Progress { token, points: Vec::new(), checkpoint: Some(url.to_owned()) }],
+    };
+    for url in ["file:///a/1", "file:///a/2"] {
+        assert!(env.store.write(report(lost, url)).await.unwrap().is_empty());
+    }
+    env.advance(TTL + GRACE + 1);
+    env.reap().await;
+    // What the lost attempt writes now is not what the next one starts from.
+    assert_eq!(env.store.write(report(lost, "file:///a/3")).await.unwrap()[0].reason, "expired");
+    let second = env.lease(&worker, "r2", 1).await.remove(0);
+    assert_eq!(second.checkpoint.as_deref(), Some("file:///a/2"));
+
+    let outcome = Outcome::Interruption { cause: Cause::Drained, message: "SIGTERM".to_owned() };
+    let checkpoint = Some("file:///b/1".to_owned());
+    let end = NewEnd { token: token(&second), points: Vec::new(), checkpoint, outcome };
+    assert!(is_accepted(&env.finish(&worker, end).await));
+    assert_eq!(env.trial(lost.trial).await.checkpoint.as_deref(), Some("file:///b/1"));
+    assert_eq!(env.lease(&worker, "r3", 1).await[0].checkpoint.as_deref(), Some("file:///b/1"));
+}
+
+async fn a_result_names_its_artifact(env: &Env) {
+    env.submit(sweep("s", 1, 1)).await;
+    let worker = env.worker("gpu", 1).await;
+    let token = env.lease_one(&worker, "r").await;
+    assert_eq!(env.trial(token.trial).await.artifact, None);
+    let metrics = [("val/top1".to_owned(), 60.0)].into();
+    let outcome = Outcome::Success { metrics, artifact: Some("file:///a/1".to_owned()) };
+    let end = NewEnd { token, points: Vec::new(), checkpoint: None, outcome };
+    assert!(is_accepted(&env.finish(&worker, end.clone()).await));
+    assert!(is_accepted(&env.finish(&worker, end).await));
+    assert_eq!(env.trial(token.trial).await.artifact.as_deref(), Some("file:///a/1"));
+}
+
 async fn best_takes_the_best_epoch(env: &Env) {
     let mut best = sweep("s", 1, 1);
     best.objective.at = At::Best;
     env.submit(best).await;
     let worker = env.worker("gpu", 1).await;
     let token = env.lease_one(&worker, "r").await;
-    let progress = vec![Progress { token, points: vec![point(1, 40.0), point(2, 80.0)] }];
+    let progress = vec![Progress { token, points: vec![point(1, 40.0), point(2, 80.0)], checkpoint: None }];
     env.store.write(Report { worker: worker.clone(), progress }).await.unwrap();
     let end = NewEnd { points: vec![point(3, 90.5)], ..success(token, 60.0) };
     assert!(is_accepted(&env.finish(&worker, end).await));

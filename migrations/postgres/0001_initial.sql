@@ -16,6 +16,7 @@ CREATE TABLE sweep (
     report_json TEXT NOT NULL,
     axes_json TEXT NOT NULL,
     retry_json TEXT NOT NULL,
+    checkpoint_json TEXT NOT NULL,
     -- Limits; NULL: none.
     max_running BIGINT,
     timeout_ms BIGINT,
@@ -141,6 +142,13 @@ CREATE TABLE lease (
     until BIGINT NOT NULL
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 
+-- The latest checkpoint of a trial, by the attempt that held it. It stays when the trial ends.
+CREATE TABLE checkpoint (
+    trial BIGINT PRIMARY KEY REFERENCES trial (id),
+    attempt BIGINT NOT NULL,
+    url TEXT NOT NULL
+);
+
 -- The one accepted result of a trial.
 CREATE TABLE result (
     trial BIGINT PRIMARY KEY REFERENCES trial (id),
@@ -148,6 +156,8 @@ CREATE TABLE result (
     -- Score by the sweep's objective; NULL: the objective's metric is missing or not finite.
     objective DOUBLE PRECISION,
     metrics_json TEXT NOT NULL,
+    -- Where the tuned tensors lie; NULL: nowhere.
+    artifact TEXT,
     digest TEXT NOT NULL
 );
 

@@ -16,6 +16,7 @@ CREATE TABLE sweep (
     report_json TEXT NOT NULL,
     axes_json TEXT NOT NULL,
     retry_json TEXT NOT NULL,
+    checkpoint_json TEXT NOT NULL,
     -- Limits; NULL: none.
     max_running INTEGER,
     timeout_ms INTEGER,
@@ -141,6 +142,13 @@ CREATE TABLE lease (
     until INTEGER NOT NULL
 );
 
+-- The latest checkpoint of a trial, by the attempt that held it. It stays when the trial ends.
+CREATE TABLE checkpoint (
+    trial INTEGER PRIMARY KEY REFERENCES trial (id),
+    attempt INTEGER NOT NULL,
+    url TEXT NOT NULL
+);
+
 -- The one accepted result of a trial.
 CREATE TABLE result (
     trial INTEGER PRIMARY KEY REFERENCES trial (id),
@@ -148,6 +156,8 @@ CREATE TABLE result (
     -- Score by the sweep's objective; NULL: the objective's metric is missing or not finite.
     objective REAL,
     metrics_json TEXT NOT NULL,
+    -- Where the tuned tensors lie; NULL: nowhere.
+    artifact TEXT,
     digest TEXT NOT NULL
 );
 

@@ -44,6 +44,7 @@ pub struct Spec {
     pub allow_test_selection: bool,
     pub limits: Limits,
     pub retry: Retry,
+    pub checkpoint: Checkpoint,
     /// Sweeps of higher priority are served first.
     pub priority: i32,
     /// Every key that some configuration sets beyond `base`, in the order of the file.
@@ -108,6 +109,15 @@ pub struct Limits {
     /// The coordinator pauses the sweep when this many trials in a row failed for good, with no success between
     /// them; diverged trials are results and are not counted. `None` (`null`): never.
     pub pause_after_failures: Option<u32>,
+}
+
+/// When a run writes down where it stands, so that the trial's next attempt goes on from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// `None` (`null`): not by time.
+    pub every: Option<Duration>,
+    /// When its worker leaves.
+    pub on_drain: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -143,6 +143,8 @@ fn page(reply: &GetTrialResponse, with_points: bool) -> Result<String, CliError>
         ("seed", trial.seed.to_string()),
         ("config", trial.config_hash.clone()),
         ("epoch", format!("{}/{}", trial.epoch, trial.epochs)),
+        ("artifact", reply.artifact.clone()),
+        ("continues", reply.checkpoint.clone()),
     ];
     let mut text = String::new();
     for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
@@ -279,6 +281,8 @@ mod tests {
                 point("val/top1", 2, 87.25),
             ],
             recipe_json: "{}".into(),
+            artifact: "file:///data/artifacts/3f2a9c01/17/attempt-2.safetensors".into(),
+            checkpoint: String::new(),
         };
         insta::assert_snapshot!(page(&reply, true).expect("valid"));
     }

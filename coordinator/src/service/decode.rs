@@ -171,7 +171,11 @@ fn points(given: Vec<v1::Point>) -> Result<Vec<Point>, Status> {
 pub(super) fn progress(given: Vec<v1::Progress>) -> Result<Vec<Progress>, Status> {
     bounded("progress", &given, MAX_ENTRIES)?;
     let one = |given: v1::Progress| {
-        Ok(Progress { token: needed_token(given.token)?, points: points(given.points)? })
+        Ok(Progress {
+            token: needed_token(given.token)?,
+            points: points(given.points)?,
+            checkpoint: reference("progress.checkpoint", given.checkpoint)?,
+        })
     };
     given.into_iter().map(one).collect()
 }
@@ -184,7 +188,10 @@ pub(super) fn ends(given: Vec<v1::End>) -> Result<Vec<NewEnd>, Status> {
 fn end(given: v1::End) -> Result<NewEnd, Status> {
     use v1::end::How;
     let outcome = match given.how {
-        Some(How::Success(success)) => Outcome::Success { metrics: metrics(success.metrics)? },
+        Some(How::Success(success)) => Outcome::Success {
+            metrics: metrics(success.metrics)?,
+            artifact: reference("success.artifact", success.artifact)?,
+        },
         Some(How::Failure(failure)) => {
             let class = failure_class(failure.class())
                 .ok_or_else(|| Status::invalid_argument("failure.class is missing or unknown"))?;
@@ -205,7 +212,20 @@ fn end(given: v1::End) -> Result<NewEnd, Status> {
             return Err(Status::invalid_argument("an end says neither success, failure nor interruption"));
         }
     };
-    Ok(NewEnd { token: needed_token(given.token)?, points: points(given.points)?, outcome })
+    Ok(NewEnd {
+        token: needed_token(given.token)?,
+        points: points(given.points)?,
+        checkpoint: reference("end.checkpoint", given.checkpoint)?,
+        outcome,
+    })
+}
+
+/// A URL, or nothing.
+fn reference(what: &str, text: String) -> Result<Option<String>, Status> {
+    if text.len() > MAX_MESSAGE || text.chars().any(char::is_control) {
+        return Err(Status::invalid_argument(format!("{what} is no URL of at most {MAX_MESSAGE} bytes")));
+    }
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 fn metrics(given: HashMap<String, f64>) -> Result<std::collections::BTreeMap<String, f64>, Status> {

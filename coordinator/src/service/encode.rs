@@ -194,6 +194,8 @@ pub(super) fn trial_details(details: TrialDetails) -> Result<v1::GetTrialRespons
         attempts: details.attempts.into_iter().map(attempt).collect::<Result<_, _>>()?,
         points: details.points.into_iter().map(point).collect(),
         recipe_json: details.recipe_json,
+        artifact: details.artifact.unwrap_or_default(),
+        checkpoint: details.checkpoint.unwrap_or_default(),
     })
 }
 
@@ -284,15 +286,19 @@ fn capabilities(offer: Offer) -> v1::Capabilities {
     }
 }
 
-pub(super) fn assignment(row: AssignmentRow) -> v1::Assignment {
-    v1::Assignment {
+pub(super) fn assignment(row: AssignmentRow) -> Result<v1::Assignment, Error> {
+    let checkpoints = row.checkpoints()?;
+    Ok(v1::Assignment {
         trial_id: row.trial,
         attempt: to_u32(row.attempt),
         sweep_id: row.sweep_id,
         recipe_json: row.recipe_json,
         seed: row.seed,
         timeout_ms: row.timeout_ms.map_or(0, count),
-    }
+        checkpoint: row.checkpoint.unwrap_or_default(),
+        checkpoint_every_ms: checkpoints.every_ms.unwrap_or_default(),
+        checkpoint_on_drain: checkpoints.on_drain,
+    })
 }
 
 pub(super) fn token(token: Token) -> v1::Token {

@@ -47,7 +47,7 @@ impl Workers for Service {
         };
         let wait = Duration::from_millis(u64::from(request.wait_ms)).min(MAX_WAIT);
         let assignments = self.lease_or_wait(lease, wait).await?;
-        let assignments = assignments.into_iter().map(encode::assignment).collect();
+        let assignments = assignments.into_iter().map(encode::assignment).collect::<Result<_, _>>()?;
         Ok(Response::new(v1::LeaseResponse { assignments }))
     }
 

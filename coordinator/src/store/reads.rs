@@ -163,6 +163,10 @@ pub struct TrialDetails {
     /// Of the latest attempt.
     pub points: Vec<PointRow>,
     pub recipe_json: String,
+    /// Where its tuned tensors lie.
+    pub artifact: Option<String>,
+    /// Where its next attempt goes on.
+    pub checkpoint: Option<String>,
 }
 
 impl Op for GetTrial {
@@ -177,9 +181,14 @@ impl Op for GetTrial {
         let points = history::points(tx, token).await?;
         let recipe = trials::recipe(tx, self.trial).await?;
         match (view, recipe) {
-            (Some(trial), Some(recipe)) => {
-                Ok(TrialDetails { trial, attempts, points, recipe_json: recipe.recipe_json })
-            }
+            (Some(trial), Some(recipe)) => Ok(TrialDetails {
+                trial,
+                attempts,
+                points,
+                recipe_json: recipe.recipe_json,
+                artifact: history::artifact(tx, self.trial).await?,
+                checkpoint: recipe.checkpoint,
+            }),
             _ => Err(missing),
         }
     }

@@ -1,7 +1,7 @@
 //! Rows as they lie in the tables, and how they become what the rest of the program speaks of.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::tx::record;
@@ -24,6 +24,7 @@ record! {
         report_json: String,
         axes_json: String,
         retry_json: String,
+        checkpoint_json: String,
         max_running: Option<i64>,
         timeout_ms: Option<i64>,
         pause_after_failures: Option<i64>,
@@ -90,6 +91,14 @@ impl SweepRow {
             State::Cancelled { .. } => &mut self.cancelled,
         }
     }
+}
+
+/// When the runs of a sweep write checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoints {
+    /// `None`: not by time.
+    pub every_ms: Option<u64>,
+    pub on_drain: bool,
 }
 
 record! {
@@ -235,6 +244,15 @@ record! {
         recipe_json: String,
         seed: i64,
         timeout_ms: Option<i64>,
+        checkpoint_json: String,
+        checkpoint: Option<String>,
+    }
+}
+
+impl AssignmentRow {
+    /// When the run is to write checkpoints.
+    pub fn checkpoints(&self) -> Result<Checkpoints, Error> {
+        from_json("sweep", &self.sweep_id, &self.checkpoint_json)
     }
 }
 

@@ -16,7 +16,7 @@ use coordinator::store::ops::{
     Submit, Verdict,
 };
 use coordinator::store::reads::{Events, FindSweep, GetTrial, TrialDetails};
-use coordinator::store::rows::{AssignmentRow, EventRow, SourceRow, SweepRow};
+use coordinator::store::rows::{AssignmentRow, Checkpoints, EventRow, SourceRow, SweepRow};
 use coordinator::store::{Clock, Error, Store, Token};
 use coordinator::trial::{FailureClass, Millis, Policy, TrialId, WorkerId};
 
@@ -179,6 +179,7 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
             max_ms: 900_000,
             never: vec![FailureClass::InvalidConfig],
         },
+        checkpoints: Checkpoints { every_ms: Some(600_000), on_drain: true },
         max_running: None,
         timeout_ms: Some(1_000),
         pause_after_failures: None,
@@ -196,12 +197,17 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
 
 pub(crate) fn success(token: Token, value: f64) -> NewEnd {
     let metrics = BTreeMap::from([("val/top1".to_owned(), value), ("test/top1".to_owned(), value - 1.0)]);
-    NewEnd { token, points: Vec::new(), outcome: Outcome::Success { metrics } }
+    NewEnd {
+        token,
+        points: Vec::new(),
+        checkpoint: None,
+        outcome: Outcome::Success { metrics, artifact: None },
+    }
 }
 
 pub(crate) fn failure(token: Token, class: FailureClass) -> NewEnd {
     let outcome = Outcome::Failure { class, message: format!("{} happened", class.name()) };
-    NewEnd { token, points: Vec::new(), outcome }
+    NewEnd { token, points: Vec::new(), checkpoint: None, outcome }
 }
 
 pub(crate) fn point(epoch: u32, value: f64) -> Point {

@@ -7,8 +7,8 @@ use super::error::SpecErrors;
 use super::fields::{Field, Problems, Section, join};
 use super::metrics::{COST_METRICS, SCORE_METRICS};
 use super::{
-    At, Backoff, Goal, Limits, Objective, Order, Retry, Sampler, Search, Spec, axes, overrides, plan_stages,
-    stages,
+    At, Backoff, Checkpoint, Goal, Limits, Objective, Order, Retry, Sampler, Search, Spec, axes, overrides,
+    plan_stages, stages,
 };
 use crate::FailureClass;
 use crate::recipe;
@@ -37,10 +37,11 @@ const KEYS: &[&str] = &[
     "allow_test_selection",
     "limits",
     "retry",
+    "checkpoint",
     "priority",
 ];
 /// Keys and samplers of the language that this version does not build.
-const LATER_KEYS: &[&str] = &["early_stop", "resources", "checkpoint", "reuse"];
+const LATER_KEYS: &[&str] = &["early_stop", "resources", "reuse"];
 const LATER_SAMPLERS: &[&str] = &["sobol", "tpe"];
 
 const MAX_LABELS: usize = 64;
@@ -83,6 +84,7 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
     let seeds = seeds(&top, &[0], problems);
     let limits = limits(&top, problems);
     let retry = retry(&top, problems);
+    let checkpoint = checkpoint(&top, problems);
     let priority = top.get("priority").and_then(|field| field.integer(-1000..=1000, problems)).unwrap_or(0);
     let mut space = axes::space(&top, search.sampler == Sampler::Grid && has_sampler, problems);
     let written = stages::read(&top, &mut space, &seeds, problems);
@@ -109,6 +111,7 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
         allow_test_selection,
         limits,
         retry,
+        checkpoint,
         priority: i32::try_from(priority).ok()?,
         axes,
         warnings: Vec::new(),
@@ -359,6 +362,22 @@ fn retry(top: &Section<'_>, problems: &mut Problems<'_>) -> Retry {
         };
     }
     retry
+}
+
+fn checkpoint(top: &Section<'_>, problems: &mut Problems<'_>) -> Checkpoint {
+    let mut checkpoint = Checkpoint { every: Some(Duration::from_secs(600)), on_drain: true };
+    let Some(field) = top.get("checkpoint") else { return checkpoint };
+    let Some(section) = field.section(&["every", "on_drain"], problems) else { return checkpoint };
+    if let Some(field) = section.get("every") {
+        checkpoint.every = if field.is_null() { None } else { field.duration(problems) };
+        if checkpoint.every.is_some_and(|every| every < Duration::from_secs(1)) {
+            field.error(problems, "less than `1s` leaves no time to train: use null for none by time");
+        }
+    }
+    if let Some(on_drain) = section.get("on_drain").and_then(|field| field.bool(problems)) {
+        checkpoint.on_drain = on_drain;
+    }
+    checkpoint
 }
 
 fn backoff(field: &Field<'_>, backoff: &mut Backoff, problems: &mut Problems<'_>) {

@@ -207,7 +207,7 @@ impl Core {
                 if about(run, trial, attempt) =>
             {
                 let metrics = metrics.into_iter().collect();
-                self.end(slot, How::Success(Success { metrics }), State::Idle);
+                self.end(slot, How::Success(Success { metrics, ..Default::default() }), State::Idle);
             }
             (State::Running(run), FromTrainer::Failed { trial, attempt, class, message })
                 if about(run, trial, attempt) =>
@@ -263,6 +263,7 @@ impl Core {
             token: Some(token),
             points: Vec::new(),
             how: Some(interruption(cause, why.to_owned())),
+            ..Default::default()
         };
         if self.leaving != Leaving::No {
             return self.ends.push(hand_back("drained", "the worker is leaving"));
@@ -275,7 +276,7 @@ impl Core {
             Ok(recipe) => recipe,
             Err(error) => {
                 let how = Some(failure(Class::InvalidConfig, format!("the recipe is not JSON: {error}")));
-                return self.ends.push(End { token: Some(token), points: Vec::new(), how });
+                return self.ends.push(End { token: Some(token), how, ..Default::default() });
             }
         };
         let idle = self.slots.iter().position(|slot| matches!(slot.state, State::Idle));
@@ -362,7 +363,7 @@ impl Core {
         if let State::Running(run) = &mut self.slots[slot].state {
             let mut points = std::mem::take(&mut run.sent);
             points.append(&mut run.points);
-            self.ends.push(End { token: Some(run.token), points, how: Some(how) });
+            self.ends.push(End { token: Some(run.token), points, how: Some(how), ..Default::default() });
         }
         if !matches!(self.slots[slot].state, State::Off) {
             self.slots[slot].state = next;
@@ -457,7 +458,11 @@ impl Core {
             let rest = run.points.split_off(run.points.len().min(POINTS_AT_ONCE));
             run.sent = std::mem::replace(&mut run.points, rest);
             run.waiting_since = (!run.points.is_empty()).then_some(now);
-            progress.push(Progress { token: Some(run.token), points: run.sent.clone() });
+            progress.push(Progress {
+                token: Some(run.token),
+                points: run.sent.clone(),
+                ..Default::default()
+            });
         }
         self.reporting = true;
         orders.push(Order::Report { progress });

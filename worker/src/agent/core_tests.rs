@@ -114,8 +114,9 @@ fn a_trial_runs_from_lease_to_accepted_end() {
     let mut core = running();
     assert_eq!(core.step(at(1), Event::Said { slot: 0, message: epoch(1, 1) }), []);
     let orders = core.step(at(2), Event::Said { slot: 0, message: done(1) });
-    let how = How::Success(Success { metrics: [("test/top1".to_owned(), 0.75)].into() });
-    let end = End { token: Some(token(1)), points: vec![point(1)], how: Some(how) };
+    let how =
+        How::Success(Success { metrics: [("test/top1".to_owned(), 0.75)].into(), ..Default::default() });
+    let end = End { token: Some(token(1)), points: vec![point(1)], how: Some(how), ..Default::default() };
     assert_eq!(orders, [Order::Finish { ends: vec![end] }, lease(1)]);
     assert_eq!(core.step(at(3), Event::Finished), []);
     // Nothing is held any more, so nothing is renewed.
@@ -133,6 +134,7 @@ fn points_are_reported_together_and_again_after_a_lost_reply() {
         progress: vec![Progress {
             token: Some(token(1)),
             points: epochs.iter().map(|&epoch| point(epoch)).collect(),
+            ..Default::default()
         }],
     };
     assert_eq!(core.step(at(3), Event::Tick), [report(&[1, 2])]);

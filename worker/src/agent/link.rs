@@ -205,7 +205,8 @@ impl Link {
             let [End { token, .. }] = one;
             let why = format!("the coordinator refused the attempt's result: {}", status.message());
             let how = Some(failure(FailureClass::CodeError, why));
-            if let Err(status) = self.finish_until_answered(&[End { token, points: Vec::new(), how }]).await {
+            if let Err(status) = self.finish_until_answered(&[End { token, how, ..Default::default() }]).await
+            {
                 tracing::error!(?token, code = ?status.code(), why = status.message(), "end given up");
             }
         }
@@ -216,7 +217,7 @@ impl Link {
         let mut pause = Pause::default();
         while end.points.len() > POINTS_AT_ONCE {
             let points = end.points[..POINTS_AT_ONCE].to_vec();
-            match self.report(vec![Progress { token: end.token, points }]).await {
+            match self.report(vec![Progress { token: end.token, points, ..Default::default() }]).await {
                 Err(status) if !is_unreadable(&status) => pause.after("report", &status).await,
                 // A refusal means that these points are lost, the result is not.
                 _ => _ = end.points.drain(..POINTS_AT_ONCE),

@@ -10,7 +10,7 @@ use crate::score::At;
 use crate::store::Op;
 use crate::store::error::Error;
 use crate::store::rows::{AttemptRow, PointRow, to_json};
-use crate::store::sql::history::{self, ResultInsert};
+use crate::store::sql::history::{self, CheckpointInsert, ResultInsert};
 use crate::store::sql::trials::{self, Token};
 use crate::store::sql::workers;
 use crate::store::tx::Tx;
@@ -29,6 +29,8 @@ pub struct Point {
 pub struct Progress {
     pub token: Token,
     pub points: Vec<Point>,
+    /// Where the attempt's latest checkpoint lies, if there is a new one.
+    pub checkpoint: Option<String>,
 }
 
 /// Metrics of running attempts. Points that exist already are left alone.
@@ -41,7 +43,7 @@ pub struct Report {
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    Success { metrics: BTreeMap<String, f64> },
+    Success { metrics: BTreeMap<String, f64>, artifact: Option<String> },
     Failure { class: FailureClass, message: String },
     Interruption { cause: Cause, message: String },
 }
@@ -51,6 +53,7 @@ pub enum Outcome {
 pub struct NewEnd {
     pub token: Token,
     pub points: Vec<Point>,
+    pub checkpoint: Option<String>,
     pub outcome: Outcome,
 }
 
@@ -76,10 +79,13 @@ impl Op for Report {
         let ids: Vec<_> = self.progress.iter().map(|progress| progress.token.trial).collect();
         let mut changes = Changes::load(tx, &ids, now).await?;
         let mut lost: Vec<Lost> = Vec::new();
-        let mut points = Vec::new();
-        for Progress { token, points: new } in &self.progress {
+        let (mut points, mut checkpoints) = (Vec::new(), Vec::new());
+        for Progress { token, points: new, checkpoint } in &self.progress {
             match report(&mut changes, &self.worker, *token, new) {
-                Ok(rows) => points.extend(rows),
+                Ok(rows) => {
+                    points.extend(rows);
+                    checkpoints.extend(checkpoint_of(*token, checkpoint));
+                }
                 Err(reason) if lost.iter().all(|lost| lost.token != *token) => {
                     lost.push(Lost { token: *token, reason });
                 }
@@ -87,6 +93,7 @@ impl Op for Report {
             }
         }
         write_points(tx, &mut changes, &self.worker, points).await?;
+        history::put_checkpoints(tx, checkpoints).await?;
         changes.write(tx).await?;
         Ok(lost)
     }
@@ -99,12 +106,16 @@ impl Op for Finish {
         workers::touch(tx, &self.worker, now).await?;
         let ids: Vec<_> = self.ends.iter().map(|end| end.token.trial).collect();
         let mut changes = Changes::load(tx, &ids, now).await?;
-        let points = self.ends.iter().flat_map(|end| {
+        let (mut points, mut checkpoints) = (Vec::new(), Vec::new());
+        for end in &self.ends {
             // What a fenced attempt brings is dropped; its verdict below says why.
-            report(&mut changes, &self.worker, end.token, &end.points).unwrap_or_default()
-        });
-        let points = points.collect();
+            if let Ok(rows) = report(&mut changes, &self.worker, end.token, &end.points) {
+                points.extend(rows);
+                checkpoints.extend(checkpoint_of(end.token, &end.checkpoint));
+            }
+        }
         write_points(tx, &mut changes, &self.worker, points).await?;
+        history::put_checkpoints(tx, checkpoints).await?;
         let attempts = trials::attempts(tx, &ids).await?;
         let mut results = Vec::new();
         let mut verdicts = Vec::with_capacity(self.ends.len());
@@ -129,10 +140,11 @@ impl Finish {
         let token = end.token;
         let digest = digest(end);
         let result = match &end.outcome {
-            Outcome::Success { metrics } => Some(ResultInsert {
+            Outcome::Success { metrics, artifact } => Some(ResultInsert {
                 token,
                 objective: score(tx, changes, token, metrics).await?,
                 metrics_json: metrics_json(metrics),
+                artifact: artifact.clone(),
                 digest: digest.clone(),
             }),
             _ => None,
@@ -196,6 +208,10 @@ fn report(
     Ok(points.iter().map(row).collect())
 }
 
+fn checkpoint_of(token: Token, url: &Option<String>) -> Option<CheckpointInsert> {
+    url.clone().map(|url| CheckpointInsert { token, url })
+}
+
 /// Writes points, and an event for each epoch that brought a new one.
 async fn write_points<T: Tx>(
     tx: &mut T,
@@ -239,7 +255,9 @@ fn metrics_json(metrics: &BTreeMap<String, f64>) -> String {
 /// What makes two ends of an attempt the same: everything but the points, which may have been reported meanwhile.
 fn digest(end: &NewEnd) -> String {
     let (kind, word, message) = match &end.outcome {
-        Outcome::Success { metrics } => ("success", metrics_json(metrics), ""),
+        Outcome::Success { metrics, artifact } => {
+            ("success", metrics_json(metrics), artifact.as_deref().unwrap_or_default())
+        }
         Outcome::Failure { class, message } => ("failure", class.name().to_owned(), message.as_str()),
         Outcome::Interruption { cause, message } => {
             ("interruption", crate::trial::How::Interrupted(*cause).name().to_owned(), message.as_str())

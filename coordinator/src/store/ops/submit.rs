@@ -8,7 +8,7 @@ use crate::offer::Need;
 use crate::score::Objective;
 use crate::store::Op;
 use crate::store::error::Error;
-use crate::store::rows::{EventRow, SourceRow, SweepRow, to_json};
+use crate::store::rows::{Checkpoints, EventRow, SourceRow, SweepRow, to_json};
 use crate::store::sql::sweeps::{self, ConfigurationInsert, SweepInsert};
 use crate::store::sql::trials::{self, TrialInsert};
 use crate::store::tx::Tx;
@@ -30,6 +30,7 @@ pub struct NewSweep {
     pub report: Vec<String>,
     pub axes: Vec<String>,
     pub policy: Policy,
+    pub checkpoints: Checkpoints,
     pub max_running: Option<u32>,
     pub timeout_ms: Option<u64>,
     pub pause_after_failures: Option<u32>,
@@ -127,6 +128,7 @@ impl NewSweep {
             report_json: to_json(&self.report),
             axes_json: to_json(&self.axes),
             retry_json: to_json(&self.policy),
+            checkpoint_json: to_json(&self.checkpoints),
             max_running: self.max_running.map(i64::from),
             timeout_ms: self.timeout_ms.map(|timeout| i64::try_from(timeout).unwrap_or(i64::MAX)),
             pause_after_failures: self.pause_after_failures.map(i64::from),

@@ -1,5 +1,7 @@
 //! Tables that only grow: `event`, `point`, `result`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::trials::Token;
@@ -39,16 +41,28 @@ const VALUES: Sql = Sql::both(
 );
 
 const INSERT_RESULTS: Sql = Sql {
-    sqlite: "INSERT INTO result (trial, attempt, objective, metrics_json, digest)
+    sqlite: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, digest)
              SELECT value ->> 'trial', value ->> 'attempt', value ->> 'objective', value ->> 'metrics_json',
-                    value ->> 'digest'
+                    value ->> 'artifact', value ->> 'digest'
                FROM json_each($1)",
-    postgres: "INSERT INTO result (trial, attempt, objective, metrics_json, digest)
+    postgres: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, digest)
                SELECT x.* FROM json_to_recordset($1::json)
-                      AS x(trial bigint, attempt bigint, objective double precision, metrics_json text, digest text)",
+                      AS x(trial bigint, attempt bigint, objective double precision, metrics_json text, artifact text,
+                           digest text)",
+};
+const ARTIFACT: Sql = Sql::both("SELECT artifact FROM result WHERE trial = $1");
+
+const UPSERT_CHECKPOINTS: Sql = Sql {
+    sqlite: "INSERT INTO checkpoint (trial, attempt, url)
+             SELECT value ->> 'trial', value ->> 'attempt', value ->> 'url' FROM json_each($1) WHERE true
+             ON CONFLICT (trial) DO UPDATE SET attempt = excluded.attempt, url = excluded.url",
+    postgres: "INSERT INTO checkpoint (trial, attempt, url)
+               SELECT x.* FROM json_to_recordset($1::json) AS x(trial bigint, attempt bigint, url text)
+               ON CONFLICT (trial) DO UPDATE SET attempt = excluded.attempt, url = excluded.url",
 };
 
 record! { struct ValueRow { value: f64 } }
+record! { struct ArtifactRow { artifact: Option<String> } }
 
 /// A result to be written.
 #[derive(Debug, Serialize)]
@@ -57,7 +71,16 @@ pub(in crate::store) struct ResultInsert {
     pub token: Token,
     pub objective: Option<f64>,
     pub metrics_json: String,
+    pub artifact: Option<String>,
     pub digest: String,
+}
+
+/// The latest checkpoint of a trial, to be written.
+#[derive(Debug, Serialize)]
+pub(in crate::store) struct CheckpointInsert {
+    #[serde(flatten)]
+    pub token: Token,
+    pub url: String,
 }
 
 pub(in crate::store) async fn insert_events<T: Tx>(tx: &mut T, events: &[EventRow]) -> Result<(), Error> {
@@ -108,5 +131,25 @@ pub(in crate::store) async fn insert_results<T: Tx>(
         return Ok(());
     }
     tx.execute(INSERT_RESULTS, args![to_json(results)]).await?;
+    Ok(())
+}
+
+/// Where the tuned tensors of a trial lie.
+pub(in crate::store) async fn artifact<T: Tx>(tx: &mut T, trial: TrialId) -> Result<Option<String>, Error> {
+    let row: Option<ArtifactRow> = tx.fetch_one(ARTIFACT, args![trial.0]).await?;
+    Ok(row.and_then(|row| row.artifact))
+}
+
+/// Each takes the place of the trial's checkpoint before; of several of one trial, the last counts.
+pub(in crate::store) async fn put_checkpoints<T: Tx>(
+    tx: &mut T,
+    checkpoints: Vec<CheckpointInsert>,
+) -> Result<(), Error> {
+    if checkpoints.is_empty() {
+        return Ok(());
+    }
+    let latest: BTreeMap<TrialId, CheckpointInsert> =
+        checkpoints.into_iter().map(|checkpoint| (checkpoint.token.trial, checkpoint)).collect();
+    tx.execute(UPSERT_CHECKPOINTS, args![to_json(&latest.into_values().collect::<Vec<_>>())]).await?;
     Ok(())
 }

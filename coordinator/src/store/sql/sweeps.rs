@@ -51,10 +51,10 @@ const SERVABLE: Sql = Sql {
 
 const INSERT: Sql = Sql::both(
     "INSERT INTO sweep (id, key, name, project, labels_json, state, created, priority, objective_json, report_json,
-                        axes_json, retry_json, max_running, timeout_ms, pause_after_failures, paused_because,
-                        configurations, trials, queued, running, succeeded, failed, cancelled, failures, last_seq)
-     VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, '',
-             $15, $16, $16, 0, 0, 0, 0, 0, 0)
+                        axes_json, retry_json, checkpoint_json, max_running, timeout_ms, pause_after_failures,
+                        paused_because, configurations, trials, queued, running, succeeded, failed, cancelled, failures, last_seq)
+     VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, '',
+             $16, $17, $17, 0, 0, 0, 0, 0, 0)
      RETURNING *",
 );
 const INSERT_SOURCE: Sql = Sql::both(
@@ -107,6 +107,7 @@ pub(in crate::store) struct SweepInsert<'a> {
     pub report_json: String,
     pub axes_json: String,
     pub retry_json: String,
+    pub checkpoint_json: String,
     pub max_running: Option<i64>,
     pub timeout_ms: Option<i64>,
     pub pause_after_failures: Option<i64>,
@@ -199,6 +200,7 @@ pub(in crate::store) async fn insert<T: Tx>(
         new.report_json,
         new.axes_json,
         new.retry_json,
+        new.checkpoint_json,
         new.max_running,
         new.timeout_ms,
         new.pause_after_failures,

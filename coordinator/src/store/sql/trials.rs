@@ -144,11 +144,12 @@ const ATTEMPTS: Sql = Sql {
 /// What a request has leased and still runs.
 const ASSIGNMENTS: Sql = Sql::both(
     "SELECT t.id AS trial, t.attempt AS attempt, s.id AS sweep_id, c.recipe_json AS recipe_json, t.seed AS seed,
-            s.timeout_ms AS timeout_ms
+            s.timeout_ms AS timeout_ms, s.checkpoint_json AS checkpoint_json, k.url AS checkpoint
        FROM attempt a
        JOIN trial t ON t.id = a.trial AND t.attempt = a.number AND t.state = 'running'
        JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
        JOIN sweep s ON s.number = t.sweep
+       LEFT JOIN checkpoint k ON k.trial = t.id
       WHERE a.worker = $1 AND a.request = $2
       ORDER BY t.id",
 );
@@ -183,10 +184,11 @@ const VIEWS: Sql = Sql {
 };
 const RECIPE: Sql = Sql::both(
     "SELECT t.id AS trial, t.attempt AS attempt, s.id AS sweep_id, c.recipe_json AS recipe_json, t.seed AS seed,
-            s.timeout_ms AS timeout_ms
+            s.timeout_ms AS timeout_ms, s.checkpoint_json AS checkpoint_json, k.url AS checkpoint
        FROM trial t
        JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
        JOIN sweep s ON s.number = t.sweep
+       LEFT JOIN checkpoint k ON k.trial = t.id
       WHERE t.id = $1",
 );
 const OUTCOMES: Sql = Sql::both(
