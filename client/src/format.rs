@@ -121,6 +121,7 @@ pub(crate) fn failure(class: FailureClass) -> &'static str {
         FailureClass::Timeout => Class::Timeout,
         FailureClass::BadData => Class::BadData,
         FailureClass::BadNode => Class::BadNode,
+        FailureClass::Poison => Class::Poison,
     };
     class.name()
 }

@@ -1,9 +1,10 @@
 //! What workers offer and what trials need. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sweeps::Recipe;
+use sweeps::spec::Resources;
 
 /// What a worker says that it can run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub struct Offer {
     pub devices: Vec<Device>,
     pub libtorch_version: String,
     pub worker_version: String,
+    /// What the worker's owner says about it: `gpu: a100`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Weights that a worker has.
@@ -49,17 +53,37 @@ pub struct Need {
     /// Those of the task that are read: to train, to score, to test.
     pub splits: BTreeSet<String>,
     pub method: String,
+    /// Of every GPU of the worker, in MiB; 0: any device will do.
+    pub gpu_memory_mib: u64,
+    /// Labels that the worker must have.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A backbone and a task that a slot has in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warm {
+    pub backbone: String,
+    pub task: String,
+}
+
+impl Warm {
+    /// Whether a trial of that need finds everything loaded.
+    pub fn serves(&self, need: &Need) -> bool {
+        self.backbone == need.backbone && self.task == need.task
+    }
 }
 
 impl Need {
-    /// What a recipe asks for.
-    pub fn of(recipe: &Recipe) -> Self {
+    /// What a recipe asks for, on a worker with these resources.
+    pub fn of(recipe: &Recipe, resources: &Resources) -> Self {
         let split = &recipe.split;
         Self {
             backbone: recipe.backbone.clone(),
             task: recipe.task.clone(),
             splits: [&split.train, &split.eval].into_iter().chain(&split.test).cloned().collect(),
             method: recipe.method.name().to_owned(),
+            gpu_memory_mib: resources.gpu_memory_mib,
+            labels: resources.labels.clone(),
         }
     }
 }
@@ -82,7 +106,29 @@ impl Offer {
         if !self.methods.contains(&need.method) {
             missing.push(format!("method {}", need.method));
         }
+        missing.extend(self.lacking_memory(need.gpu_memory_mib));
+        for (key, value) in &need.labels {
+            match self.labels.get(key) {
+                Some(own) if own == value => {}
+                Some(own) => missing.push(format!("label {key}={value} (it has {key}={own})")),
+                None => missing.push(format!("label {key}={value}")),
+            }
+        }
         missing
+    }
+
+    /// Any of the worker's devices may get the trial, so the smallest decides.
+    fn lacking_memory(&self, wanted_mib: u64) -> Option<String> {
+        if wanted_mib == 0 {
+            return None;
+        }
+        let wanted = format!("{wanted_mib} MiB of GPU memory");
+        let memory_mib = |device: &Device| if device.kind == "cuda" { device.memory_bytes >> 20 } else { 0 };
+        let Some(smallest) = self.devices.iter().min_by_key(|device| memory_mib(device)) else {
+            return Some(wanted);
+        };
+        let has = memory_mib(smallest);
+        (has < wanted_mib).then(|| format!("{wanted} ({} has {has} MiB)", smallest.name))
     }
 
     /// Whether nothing is missing.
@@ -108,6 +154,8 @@ mod tests {
             task: task.into(),
             splits: ["train".to_owned(), "val".to_owned()].into(),
             method: method.into(),
+            gpu_memory_mib: 0,
+            labels: BTreeMap::new(),
         };
         assert!(offer.fits(&need("b", "t", "linear")));
         assert_eq!(offer.lacks(&need("b", "t", "gated")), ["method gated"]);
@@ -116,5 +164,33 @@ mod tests {
             Need { splits: ["test".to_owned(), "val".to_owned()].into(), ..need("b", "t", "linear") };
         assert_eq!(offer.lacks(&tested), ["split test of task t"]);
         assert!(!offer.fits(&tested));
+    }
+
+    #[test]
+    fn names_the_memory_and_the_labels_that_are_missing() {
+        let cuda =
+            |name: &str, gib: u64| Device { kind: "cuda".into(), name: name.into(), memory_bytes: gib << 30 };
+        let need = |gib: u64, labels: &[(&str, &str)]| Need {
+            backbone: String::new(),
+            task: String::new(),
+            splits: BTreeSet::new(),
+            method: String::new(),
+            gpu_memory_mib: gib << 10,
+            labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+        };
+        let mut offer = Offer {
+            devices: vec![cuda("cuda:0", 24), cuda("cuda:1", 16)],
+            labels: BTreeMap::from([("gpu".into(), "a10".into())]),
+            ..Offer::default()
+        };
+        let lacks = |offer: &Offer, need: &Need| offer.lacks(need).split_off(3);
+        assert!(lacks(&offer, &need(16, &[("gpu", "a10")])).is_empty());
+        assert_eq!(lacks(&offer, &need(20, &[])), ["20480 MiB of GPU memory (cuda:1 has 16384 MiB)"]);
+        let labels = [("gpu", "a100"), ("site", "x")];
+        assert_eq!(lacks(&offer, &need(0, &labels)), ["label gpu=a100 (it has gpu=a10)", "label site=x"]);
+        offer.devices = vec![Device { kind: "cpu".into(), name: "cpu".into(), memory_bytes: 64 << 30 }];
+        assert_eq!(lacks(&offer, &need(1, &[])), ["1024 MiB of GPU memory (cpu has 0 MiB)"]);
+        offer.devices.clear();
+        assert_eq!(lacks(&offer, &need(1, &[])), ["1024 MiB of GPU memory"]);
     }
 }

@@ -1,6 +1,7 @@
 //! From a sweep file to the rows that are stored. Pure.
 
 use sha2::{Digest, Sha256};
+use sweeps::spec::Resources;
 use sweeps::{Configuration, Spec, SpecErrors};
 
 use crate::offer::{Need, Offer};
@@ -59,7 +60,7 @@ pub fn expand(file: File, offers: &[(String, Offer)]) -> Result<(NewSweep, Vec<S
         .configurations()
         .map(|configuration| {
             check_depth(&configuration, offers)?;
-            Ok(new_configuration(&configuration))
+            Ok(new_configuration(&configuration, &spec.resources))
         })
         .collect::<Result<_, FileError>>()?;
     let trials = spec.trials().into_iter();
@@ -103,6 +104,7 @@ fn new_sweep(
         factor: spec.retry.backoff.factor,
         max_ms: millis(spec.retry.backoff.max),
         never: spec.retry.never,
+        poison_after: spec.retry.poison_after,
     };
     NewSweep {
         key,
@@ -121,13 +123,14 @@ fn new_sweep(
         max_running: spec.limits.max_running,
         timeout_ms: spec.limits.trial_timeout.map(millis),
         pause_after_failures: spec.limits.pause_after_failures,
+        pause_after_code_errors: spec.limits.pause_after_code_errors,
         source,
         configurations,
         trials,
     }
 }
 
-fn new_configuration(configuration: &Configuration) -> NewConfiguration {
+fn new_configuration(configuration: &Configuration, resources: &Resources) -> NewConfiguration {
     let recipe = &configuration.recipe;
     NewConfiguration {
         stage: configuration.stage.to_string(),
@@ -136,7 +139,7 @@ fn new_configuration(configuration: &Configuration) -> NewConfiguration {
         settings_json: configuration.settings_json(),
         recipe_json: recipe.to_json(),
         epochs: recipe.epochs,
-        need: Need::of(recipe),
+        need: Need::of(recipe, resources),
     }
 }
 

@@ -46,6 +46,10 @@ pub struct Trial {
     pub failures: u32,
     /// Attempts that were taken away.
     pub interruptions: u32,
+    /// Of those, attempts whose worker was lost.
+    pub lost: u32,
+    /// The worker on which an attempt failed last: others are asked first.
+    pub failed_on: Option<WorkerId>,
     /// Last epoch reported by the latest attempt.
     pub epoch: u32,
     pub state: State,
@@ -243,11 +247,11 @@ pub fn apply(
         }
         (S::Running { .. }, C::Interrupt { by, cause, message }) => {
             check_holder(trial, &by)?;
-            Ok(policy::after_interruption(trial, cause, message, now))
+            Ok(policy.after_interruption(trial, cause, message, now))
         }
         (S::Running { worker }, C::Expire { attempt }) if attempt == trial.attempt => {
             let message = format!("worker {} was not heard of for a lease", worker.0);
-            Ok(policy::after_interruption(trial, Cause::WorkerLost, message, now))
+            Ok(policy.after_interruption(trial, Cause::WorkerLost, message, now))
         }
         (S::Queued { .. }, C::Cancel) => {
             Ok((next(S::Cancelled { at: now }), Event::Cancelled { was_running: false }))

@@ -3,8 +3,9 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use coordinator::health::{self, BLAME_LIMIT, Health};
 use coordinator::store::Token;
 use coordinator::store::ops::{Cancel, NewEnd, Outcome, Progress, Report};
 use coordinator::store::reads::Trials;
@@ -78,6 +79,20 @@ struct Model {
     requests: Vec<(usize, Vec<Token>)>,
     /// Ends that were accepted, by trial and attempt: from whom, and which.
     ends: BTreeMap<(usize, u32), (usize, u8)>,
+    standings: Vec<Standing>,
+    /// Attempts that failed by the worker's possible fault: trial, worker, when.
+    faults: Vec<(usize, usize, Millis)>,
+}
+
+/// What the coordinator thinks of a worker.
+#[derive(Debug, Clone, Default)]
+struct Standing {
+    health: Health,
+    last_seen: Millis,
+    is_lost: bool,
+    /// Trials that failed here and succeeded elsewhere.
+    blamed: BTreeSet<usize>,
+    is_quarantined: bool,
 }
 
 impl Model {
@@ -102,13 +117,64 @@ impl Model {
         Holder { worker: self.workers[worker].clone(), attempt: token.attempt }
     }
 
+    /// The worker was heard of.
+    fn touch(&mut self, worker: usize) {
+        self.standings[worker].last_seen = self.now;
+        self.standings[worker].is_lost = false;
+    }
+
+    /// Whether the worker may be given trials.
+    fn may_lease(&mut self, worker: usize) -> bool {
+        let standing = &mut self.standings[worker];
+        standing.is_quarantined |= standing.health.is_suspect() && standing.blamed.len() >= BLAME_LIMIT;
+        !standing.is_quarantined && standing.health.rests_until <= self.now
+    }
+
+    /// Whether a trial failed on the worker lately, and is left to another.
+    fn is_left_to_others(&self, worker: usize, trial: &Trial) -> bool {
+        let has_others = self.standings.iter().enumerate().any(|(it, other)| it != worker && !other.is_lost);
+        let State::Queued { not_before } = trial.state else { return false };
+        has_others
+            && trial.failed_on.as_ref() == Some(&self.workers[worker])
+            && not_before > self.now - 60_000
+    }
+
+    /// What an accepted end says about the worker, and about those where the trial failed before.
+    fn judge(&mut self, worker: usize, place: usize, outcome: &Outcome) {
+        let standing = &mut self.standings[worker];
+        match outcome {
+            Outcome::Failure { class, .. } => {
+                standing.health = standing.health.after_failure(*class, self.now);
+                if health::is_suspect(*class) {
+                    self.faults.push((place, worker, self.now));
+                }
+            }
+            Outcome::Success { .. } => {
+                *standing =
+                    Standing { health: Health::default(), blamed: BTreeSet::new(), ..standing.clone() };
+                for (_, there, at) in self.faults.iter().filter(|(trial, ..)| *trial == place) {
+                    let other = &mut self.standings[*there];
+                    if *there != worker && other.health.failing_since.is_some_and(|since| since <= *at) {
+                        other.blamed.insert(place);
+                    }
+                }
+            }
+            Outcome::Interruption { .. } => {}
+        }
+    }
+
     fn lease(&mut self, worker: usize, max: u32) -> Vec<Token> {
+        self.touch(worker);
         let id = self.workers[worker].clone();
         let held = self.trials.iter().filter(|t| t.state == State::Running { worker: id.clone() }).count();
         let free = (SLOTS as usize).saturating_sub(held).min(max as usize);
         let mut leased = Vec::new();
+        if free == 0 || !self.may_lease(worker) {
+            return leased;
+        }
         for place in 0..self.trials.len() {
-            if leased.len() < free && self.apply(place, Command::Lease { worker: id.clone() }) {
+            let is_left = self.is_left_to_others(worker, &self.trials[place]);
+            if leased.len() < free && !is_left && self.apply(place, Command::Lease { worker: id.clone() }) {
                 self.leases.insert(place, self.now + TTL);
                 leased.push(self.token(place, 0));
             }
@@ -126,6 +192,7 @@ impl Model {
     }
 
     fn finish(&mut self, worker: usize, place: usize, end: &NewEnd, kind: u8) -> bool {
+        self.touch(worker);
         let key = (place, end.token.attempt);
         if self.ends.get(&key) == Some(&(worker, kind)) {
             return true;
@@ -139,11 +206,15 @@ impl Model {
         let accepted = self.apply(place, command);
         if accepted {
             self.ends.insert(key, (worker, kind));
+            self.judge(worker, place, &end.outcome);
         }
         accepted
     }
 
     fn expire(&mut self) {
+        for standing in &mut self.standings {
+            standing.is_lost |= standing.last_seen < self.now - TTL - GRACE;
+        }
         let before = self.now - GRACE;
         let expired: Vec<_> = self.leases.iter().filter(|(_, until)| **until < before).collect();
         for place in expired.into_iter().map(|(place, _)| *place).collect::<Vec<_>>() {
@@ -178,6 +249,7 @@ async fn take(env: &Env, model: &mut Model, step: Step) {
         Step::LeaseAgain { request } => {
             let Some(request) = request.checked_rem(model.requests.len()) else { return };
             let (worker, tokens) = model.requests[request].clone();
+            model.touch(worker);
             let again = if tokens.is_empty() { model.lease(worker, 1) } else { model.running(&tokens) };
             let got = env.lease(&model.workers[worker], &format!("r{request}"), 1).await;
             assert_eq!(got.iter().map(token).collect::<Vec<_>>(), again);
@@ -187,6 +259,7 @@ async fn take(env: &Env, model: &mut Model, step: Step) {
         }
         Step::Renew { worker, trial, back } => {
             let token = model.token(trial, back);
+            model.touch(worker);
             let held = model.apply(trial, Command::Renew { by: model.by(worker, token) });
             if held {
                 model.leases.insert(trial, model.now + TTL);
@@ -196,6 +269,7 @@ async fn take(env: &Env, model: &mut Model, step: Step) {
         }
         Step::Report { worker, trial, back, epoch } => {
             let token = model.token(trial, back);
+            model.touch(worker);
             let held = model.apply(trial, Command::Report { by: model.by(worker, token), epoch });
             let progress = vec![Progress { token, points: vec![point(epoch, 1.0)], checkpoint: None }];
             let report = Report { worker: model.workers[worker].clone(), progress };
@@ -254,6 +328,8 @@ async fn agrees(steps: Vec<Step>) {
         attempt: 0,
         failures: 0,
         interruptions: 0,
+        lost: 0,
+        failed_on: None,
         epoch: 0,
         state: State::Queued { not_before: 0 },
     };
@@ -265,6 +341,8 @@ async fn agrees(steps: Vec<Step>) {
         leases: BTreeMap::new(),
         requests: Vec::new(),
         ends: BTreeMap::new(),
+        standings: vec![Standing { last_seen: START, ..Standing::default() }; 2],
+        faults: Vec::new(),
     };
     for step in steps {
         take(&env, &mut model, step).await;

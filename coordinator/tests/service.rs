@@ -149,7 +149,13 @@ fn register(depth: u32) -> v1::RegisterRequest {
 }
 
 fn lease(worker_id: &str, request: &str, max: u32, wait_ms: u32) -> v1::LeaseRequest {
-    v1::LeaseRequest { worker_id: worker_id.into(), request: request.into(), max, wait_ms }
+    v1::LeaseRequest {
+        worker_id: worker_id.into(),
+        request: request.into(),
+        max,
+        wait_ms,
+        ..Default::default()
+    }
 }
 
 fn token(assignment: &v1::Assignment) -> v1::Token {

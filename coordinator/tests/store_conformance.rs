@@ -11,28 +11,7 @@ use coordinator::store::ops::{
 use coordinator::store::reads::{GetSweep, HasWork, ListSweeps, ListWorkers, Results, Trials};
 use coordinator::store::{Error, OpenError, Store, Token};
 use coordinator::trial::{Cause, FailureClass, TrialId, WorkerId};
-use support::{Env, GRACE, START, TTL, failure, fenced, is_accepted, point, success, sweep, token};
-
-macro_rules! on_both {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $name() {
-                let env = super::support::Env::sqlite().await;
-                super::$name(&env).await;
-                env.check().await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $name() {
-                let env = super::support::Env::postgres().await;
-                super::$name(&env).await;
-                env.check().await;
-            })*
-        }
-    };
-}
+use support::{Env, GRACE, START, TTL, failure, fenced, is_accepted, on_both, point, success, sweep, token};
 
 on_both!(
     a_trial_runs_to_its_end,
@@ -130,7 +109,7 @@ async fn lease_is_idempotent(env: &Env) {
     env.finish(&worker, success(token(&first[0]), 1.0)).await;
     assert_eq!(env.lease(&worker, "r", 2).await, first[1..], "what has ended is not given again");
     env.finish(&worker, success(token(&first[1]), 1.0)).await;
-    let lease = Lease { worker: worker.clone(), request: "r".to_owned(), max: 2, ttl: TTL };
+    let lease = Lease { worker: worker.clone(), request: "r".to_owned(), max: 2, ttl: TTL, warm: Vec::new() };
     let leased = env.store.write(lease).await.unwrap();
     assert!(leased.is_repetition && leased.assignments.is_empty(), "and nothing is waited for");
 }
@@ -202,7 +181,8 @@ async fn a_draining_worker_gets_nothing(env: &Env) {
 
 async fn unknown_workers_are_told(env: &Env) {
     let stranger = WorkerId("nobody".to_owned());
-    let lease = Lease { worker: stranger.clone(), request: "r".to_owned(), max: 1, ttl: TTL };
+    let lease =
+        Lease { worker: stranger.clone(), request: "r".to_owned(), max: 1, ttl: TTL, warm: Vec::new() };
     assert!(matches!(env.store.write(lease).await, Err(Error::NoWorker(id)) if id == "nobody"));
     let none = Finish { worker: stranger.clone(), ends: Vec::new() };
     assert!(matches!(env.store.write(none).await, Err(Error::NoWorker(_))));
@@ -761,7 +741,13 @@ async fn two_coordinators_share_a_postgres() {
 async fn work(store: Store, worker: WorkerId) -> Vec<Token> {
     let mut done = Vec::new();
     for round in 0.. {
-        let lease = Lease { worker: worker.clone(), request: format!("r{round}"), max: 3, ttl: TTL };
+        let lease = Lease {
+            worker: worker.clone(),
+            request: format!("r{round}"),
+            max: 3,
+            ttl: TTL,
+            warm: Vec::new(),
+        };
         let tokens: Vec<_> = store.write(lease).await.unwrap().assignments.iter().map(token).collect();
         if tokens.is_empty() {
             let sweeps = store.read(&ListSweeps { limit: 10 }).await.unwrap();

@@ -21,6 +21,7 @@ CREATE TABLE sweep (
     max_running BIGINT,
     timeout_ms BIGINT,
     pause_after_failures BIGINT,
+    pause_after_code_errors BIGINT,
     paused_because TEXT NOT NULL,
     configurations BIGINT NOT NULL,
     -- Trials in each state; their sum is `trials`.
@@ -33,6 +34,8 @@ CREATE TABLE sweep (
     -- Trials that failed, not diverged, since the last success or resumption.
     failures BIGINT NOT NULL,
     last_seq BIGINT NOT NULL,
+    -- When it was last leased from, by a clock that counts leases: of equals, who has waited longer is served.
+    served BIGINT NOT NULL,
     CHECK (queued >= 0 AND running >= 0 AND queued + running + succeeded + failed + cancelled = trials)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX sweep_name ON sweep (name, number);
@@ -56,7 +59,11 @@ CREATE TABLE need (
     -- In the order of the alphabet.
     splits_json TEXT NOT NULL,
     method TEXT NOT NULL,
-    UNIQUE (backbone, task, splits_json, method)
+    -- Of each GPU, in MiB; 0: any device.
+    gpu_memory_mib BIGINT NOT NULL,
+    -- In the order of the alphabet.
+    labels_json TEXT NOT NULL,
+    UNIQUE (backbone, task, splits_json, method, gpu_memory_mib, labels_json)
 );
 
 CREATE TABLE configuration (
@@ -84,6 +91,10 @@ CREATE TABLE trial (
     attempt BIGINT NOT NULL,
     failures BIGINT NOT NULL,
     interruptions BIGINT NOT NULL,
+    -- Interruptions by which the worker was lost.
+    lost BIGINT NOT NULL,
+    -- The worker on which an attempt failed last.
+    failed_on TEXT,
     epoch BIGINT NOT NULL,
     -- Of a queued trial.
     not_before BIGINT,
@@ -113,7 +124,28 @@ CREATE TABLE worker (
     slots BIGINT NOT NULL,
     registered BIGINT NOT NULL,
     last_seen BIGINT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('live', 'draining', 'lost'))
+    state TEXT NOT NULL CHECK (state IN ('live', 'draining', 'lost')),
+    -- Attempts in a row that failed on it, since when, and until when it gets no trial for that.
+    strikes BIGINT NOT NULL,
+    failing_since BIGINT,
+    rests_until BIGINT NOT NULL,
+    -- Why it gets no trials at all, until it is released.
+    quarantined TEXT
+);
+
+-- Trials that failed on a worker in its current row of failures, and then succeeded elsewhere.
+CREATE TABLE blame (
+    worker TEXT NOT NULL REFERENCES worker (id),
+    trial BIGINT NOT NULL REFERENCES trial (id),
+    PRIMARY KEY (worker, trial)
+);
+
+-- Trials of a sweep that failed by a code error, by how the error reads; forgotten when the sweep is resumed.
+CREATE TABLE code_error (
+    sweep BIGINT NOT NULL REFERENCES sweep (number),
+    fingerprint TEXT NOT NULL,
+    trial BIGINT NOT NULL REFERENCES trial (id),
+    PRIMARY KEY (sweep, fingerprint, trial)
 );
 
 CREATE TABLE attempt (
@@ -159,6 +191,19 @@ CREATE TABLE result (
     -- Where the tuned tensors lie; NULL: nowhere.
     artifact TEXT,
     digest TEXT NOT NULL
+);
+
+-- Results of attempts that had lost their trial: kept to be looked at, and never read by anything else.
+CREATE TABLE orphan (
+    trial BIGINT NOT NULL REFERENCES trial (id),
+    attempt BIGINT NOT NULL,
+    digest TEXT NOT NULL,
+    worker TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    -- Why the result was refused.
+    reason TEXT NOT NULL,
+    metrics_json TEXT NOT NULL,
+    PRIMARY KEY (trial, attempt, digest)
 );
 
 CREATE TABLE point (

@@ -21,6 +21,7 @@ CREATE TABLE sweep (
     max_running INTEGER,
     timeout_ms INTEGER,
     pause_after_failures INTEGER,
+    pause_after_code_errors INTEGER,
     paused_because TEXT NOT NULL,
     configurations INTEGER NOT NULL,
     -- Trials in each state; their sum is `trials`.
@@ -33,6 +34,8 @@ CREATE TABLE sweep (
     -- Trials that failed, not diverged, since the last success or resumption.
     failures INTEGER NOT NULL,
     last_seq INTEGER NOT NULL,
+    -- When it was last leased from, by a clock that counts leases: of equals, who has waited longer is served.
+    served INTEGER NOT NULL,
     CHECK (queued >= 0 AND running >= 0 AND queued + running + succeeded + failed + cancelled = trials)
 );
 CREATE INDEX sweep_name ON sweep (name, number);
@@ -56,7 +59,11 @@ CREATE TABLE need (
     -- In the order of the alphabet.
     splits_json TEXT NOT NULL,
     method TEXT NOT NULL,
-    UNIQUE (backbone, task, splits_json, method)
+    -- Of each GPU, in MiB; 0: any device.
+    gpu_memory_mib INTEGER NOT NULL,
+    -- In the order of the alphabet.
+    labels_json TEXT NOT NULL,
+    UNIQUE (backbone, task, splits_json, method, gpu_memory_mib, labels_json)
 );
 
 CREATE TABLE configuration (
@@ -84,6 +91,10 @@ CREATE TABLE trial (
     attempt INTEGER NOT NULL,
     failures INTEGER NOT NULL,
     interruptions INTEGER NOT NULL,
+    -- Interruptions by which the worker was lost.
+    lost INTEGER NOT NULL,
+    -- The worker on which an attempt failed last.
+    failed_on TEXT,
     epoch INTEGER NOT NULL,
     -- Of a queued trial.
     not_before INTEGER,
@@ -113,8 +124,29 @@ CREATE TABLE worker (
     slots INTEGER NOT NULL,
     registered INTEGER NOT NULL,
     last_seen INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('live', 'draining', 'lost'))
+    state TEXT NOT NULL CHECK (state IN ('live', 'draining', 'lost')),
+    -- Attempts in a row that failed on it, since when, and until when it gets no trial for that.
+    strikes INTEGER NOT NULL,
+    failing_since INTEGER,
+    rests_until INTEGER NOT NULL,
+    -- Why it gets no trials at all, until it is released.
+    quarantined TEXT
 );
+
+-- Trials that failed on a worker in its current row of failures, and then succeeded elsewhere.
+CREATE TABLE blame (
+    worker TEXT NOT NULL REFERENCES worker (id),
+    trial INTEGER NOT NULL REFERENCES trial (id),
+    PRIMARY KEY (worker, trial)
+) WITHOUT ROWID;
+
+-- Trials of a sweep that failed by a code error, by how the error reads; forgotten when the sweep is resumed.
+CREATE TABLE code_error (
+    sweep INTEGER NOT NULL REFERENCES sweep (number),
+    fingerprint TEXT NOT NULL,
+    trial INTEGER NOT NULL REFERENCES trial (id),
+    PRIMARY KEY (sweep, fingerprint, trial)
+) WITHOUT ROWID;
 
 CREATE TABLE attempt (
     trial INTEGER NOT NULL REFERENCES trial (id),
@@ -160,6 +192,19 @@ CREATE TABLE result (
     artifact TEXT,
     digest TEXT NOT NULL
 );
+
+-- Results of attempts that had lost their trial: kept to be looked at, and never read by anything else.
+CREATE TABLE orphan (
+    trial INTEGER NOT NULL REFERENCES trial (id),
+    attempt INTEGER NOT NULL,
+    digest TEXT NOT NULL,
+    worker TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    -- Why the result was refused.
+    reason TEXT NOT NULL,
+    metrics_json TEXT NOT NULL,
+    PRIMARY KEY (trial, attempt, digest)
+) WITHOUT ROWID;
 
 CREATE TABLE point (
     trial INTEGER NOT NULL REFERENCES trial (id),

@@ -17,11 +17,13 @@ pub enum FailureClass {
     /// An image or a label file that cannot be read.
     BadData,
     BadNode,
+    /// Worker after worker was lost while it ran the trial. Said by the coordinator alone.
+    Poison,
 }
 
 impl FailureClass {
     /// Every class.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::InvalidConfig,
         Self::CodeError,
         Self::Diverged,
@@ -30,6 +32,7 @@ impl FailureClass {
         Self::Timeout,
         Self::BadData,
         Self::BadNode,
+        Self::Poison,
     ];
 
     /// The name used in sweep files, in the database and in messages.
@@ -44,6 +47,7 @@ impl FailureClass {
             Self::Timeout => "timeout",
             Self::BadData => "bad_data",
             Self::BadNode => "bad_node",
+            Self::Poison => "poison",
         }
     }
 

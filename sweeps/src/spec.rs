@@ -43,6 +43,7 @@ pub struct Spec {
     /// Whether test images may choose, which every table must say then.
     pub allow_test_selection: bool,
     pub limits: Limits,
+    pub resources: Resources,
     pub retry: Retry,
     pub checkpoint: Checkpoint,
     /// Sweeps of higher priority are served first.
@@ -109,6 +110,18 @@ pub struct Limits {
     /// The coordinator pauses the sweep when this many trials in a row failed for good, with no success between
     /// them; diverged trials are results and are not counted. `None` (`null`): never.
     pub pause_after_failures: Option<u32>,
+    /// The coordinator pauses the sweep when this many trials failed by `code_error`s that read alike. `None` (`null`):
+    /// never.
+    pub pause_after_code_errors: Option<u32>,
+}
+
+/// What a worker must have to run the sweep's trials, besides the backbone, the task and the method.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resources {
+    /// Of every GPU, in MiB; 0: any device will do.
+    pub gpu_memory_mib: u64,
+    /// Labels that the worker was started with.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// When a run writes down where it stands, so that the trial's next attempt goes on from there.
@@ -127,6 +140,8 @@ pub struct Retry {
     pub backoff: Backoff,
     /// Failures that are final at once.
     pub never: Vec<FailureClass>,
+    /// The trial is parked when this many workers were lost while they ran it. `None` (`null`): never.
+    pub poison_after: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

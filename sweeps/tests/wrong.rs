@@ -24,7 +24,11 @@ const FILES: &[(&str, &str)] = &[
     ("parameter at the top", "lr: 0.5\n"),
     (
         "keys of later versions",
-        "early_stop: {rule: asha}\nresources: {gpu: 1}\ncheckpoint: {every: 10ms, on_drain: 1}\nreuse: never\n",
+        "early_stop: {rule: asha}\ncheckpoint: {every: 10ms, on_drain: 1}\nreuse: never\n",
+    ),
+    (
+        "resources",
+        "resources: {gpu_memory: 16GB, gpu: 1, labels: {gpu: [a100]}}\nlimits: {pause_after_code_errors: 0}\n",
     ),
     ("sampler of a later version", "search: {sampler: tpe}\n"),
     ("unknown sampler", "search: {sampler: gird}\n"),

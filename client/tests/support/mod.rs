@@ -28,6 +28,8 @@ pub(crate) struct World {
     pub results: Vec<Configuration>,
     pub recipe: String,
     pub workers: Vec<Worker>,
+    /// What `Explain` says of any trial, besides its state.
+    pub explanation: ExplainResponse,
     /// One for each call to `Watch`, in order.
     pub watches: VecDeque<Script>,
     /// `after_seq` of each call to `Watch`.
@@ -234,5 +236,30 @@ impl Sweeps for Service {
     ) -> Result<Response<ListWorkersResponse>, Status> {
         let workers = self.world(&request)?.workers.clone();
         Ok(Response::new(ListWorkersResponse { workers }))
+    }
+
+    async fn release_worker(
+        &self,
+        request: Request<ReleaseWorkerRequest>,
+    ) -> Result<Response<ReleaseWorkerResponse>, Status> {
+        let mut world = self.world(&request)?;
+        let wanted = &request.get_ref().worker;
+        let mut released = Vec::new();
+        for worker in world.workers.iter_mut().filter(|worker| [&worker.id, &worker.name].contains(&wanted)) {
+            worker.quarantined.clear();
+            released.push(worker.clone());
+        }
+        if released.is_empty() {
+            return Err(Status::not_found(format!("there is no worker `{wanted}`")));
+        }
+        Ok(Response::new(ReleaseWorkerResponse { workers: released }))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let world = self.world(&request)?;
+        let id = request.get_ref().trial_id;
+        let trial = world.trials.iter().find(|trial| trial.id == id);
+        let state = trial.ok_or_else(|| Status::not_found(format!("no trial {id}")))?.state;
+        Ok(Response::new(ExplainResponse { state, ..world.explanation.clone() }))
     }
 }

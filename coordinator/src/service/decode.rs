@@ -1,11 +1,11 @@
 //! Requests, checked and bounded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use proto::v1;
 use tonic::Status;
 
-use crate::offer::{Backbone, Device, Offer, Task};
+use crate::offer::{Backbone, Device, Offer, Task, Warm};
 use crate::store::Token;
 use crate::store::ops::{NewEnd, Outcome, Point, Progress};
 use crate::sweep_file::File;
@@ -22,6 +22,7 @@ const MAX_ENTRIES: usize = 10_000;
 const MAX_OVERRIDES: usize = 1_000;
 const MAX_OVERRIDE: usize = 4 << 10;
 const MAX_SLOTS: u32 = 1_024;
+const MAX_LABELS: usize = 64;
 
 pub(super) fn name(field: &str, text: String) -> Result<String, Status> {
     if text.is_empty() {
@@ -141,7 +142,25 @@ pub(super) fn offer(given: v1::Capabilities) -> Result<Offer, Status> {
         devices: given.devices.into_iter().map(device).collect::<Result<_, Status>>()?,
         libtorch_version: optional_name("libtorch_version", given.libtorch_version)?,
         worker_version: optional_name("worker_version", given.worker_version)?,
+        labels: labels(given.labels)?,
     })
+}
+
+fn labels(given: HashMap<String, String>) -> Result<BTreeMap<String, String>, Status> {
+    if given.len() > MAX_LABELS {
+        let message = format!("capabilities.labels has {} entries, at most {MAX_LABELS}", given.len());
+        return Err(Status::resource_exhausted(message));
+    }
+    let pair = |(key, value)| Ok((name("label", key)?, optional_name("label", value)?));
+    given.into_iter().map(pair).collect()
+}
+
+pub(super) fn warm(given: Vec<v1::Warm>) -> Result<Vec<Warm>, Status> {
+    bounded("warm", &given, MAX_SLOTS as usize)?;
+    let one = |given: v1::Warm| {
+        Ok(Warm { backbone: name("warm.backbone", given.backbone)?, task: name("warm.task", given.task)? })
+    };
+    given.into_iter().map(one).collect()
 }
 
 pub(super) fn tokens(given: Vec<v1::Token>) -> Result<Vec<Token>, Status> {
@@ -228,7 +247,7 @@ fn reference(what: &str, text: String) -> Result<Option<String>, Status> {
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
-fn metrics(given: HashMap<String, f64>) -> Result<std::collections::BTreeMap<String, f64>, Status> {
+fn metrics(given: HashMap<String, f64>) -> Result<BTreeMap<String, f64>, Status> {
     if given.len() > MAX_ENTRIES {
         return Err(Status::resource_exhausted(format!("metrics has more than {MAX_ENTRIES} entries")));
     }
@@ -248,7 +267,8 @@ fn message(text: String) -> String {
 fn failure_class(given: v1::FailureClass) -> Option<FailureClass> {
     use v1::FailureClass as C;
     Some(match given {
-        C::Unspecified => return None,
+        // That workers are lost is seen here, never told.
+        C::Unspecified | C::Poison => return None,
         C::InvalidConfig => FailureClass::InvalidConfig,
         C::CodeError => FailureClass::CodeError,
         C::Diverged => FailureClass::Diverged,

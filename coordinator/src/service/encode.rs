@@ -9,11 +9,12 @@ use crate::offer::Offer;
 use crate::score::{At, Goal, Objective, Statistic};
 use crate::store::Error;
 use crate::store::Token;
+use crate::store::explain::Explanation;
 use crate::store::ops::{Lost, Verdict};
 use crate::store::reads::{SweepDetails, TrialDetails};
 use crate::store::rows::{
-    AssignmentRow, AttemptRow, ConfigurationRow, EventRow, OutcomeRow, PointRow, SweepRow, SweepState,
-    TrialView, WorkerRow, class, from_json, to_u32,
+    AssignmentRow, AttemptRow, ConfigurationRow, EventRow, OrphanRow, OutcomeRow, PointRow, SweepRow,
+    SweepState, TrialView, WorkerRow, class, from_json, to_u32,
 };
 use crate::trial::{FailureClass, Millis};
 
@@ -112,6 +113,7 @@ fn failure(given: Option<FailureClass>) -> v1::FailureClass {
         Some(FailureClass::Timeout) => C::Timeout,
         Some(FailureClass::BadData) => C::BadData,
         Some(FailureClass::BadNode) => C::BadNode,
+        Some(FailureClass::Poison) => C::Poison,
     }
 }
 
@@ -151,16 +153,29 @@ pub(super) fn event(row: EventRow) -> Result<v1::Event, Error> {
     })
 }
 
-pub(super) fn trial(row: TrialView) -> Result<v1::Trial, Error> {
+fn trial_state(name: &str) -> v1::TrialState {
     use v1::TrialState as S;
-    let state = match row.state.as_str() {
+    match name {
         "queued" => S::Queued,
         "running" => S::Running,
         "succeeded" => S::Succeeded,
         "failed" => S::Failed,
         "cancelled" => S::Cancelled,
         _ => S::Unspecified,
-    };
+    }
+}
+
+pub(super) fn explanation(given: Explanation) -> v1::ExplainResponse {
+    let verdict = |(worker, reasons)| v1::WorkerVerdict { worker, reasons };
+    v1::ExplainResponse {
+        state: trial_state(&given.state).into(),
+        reasons: given.reasons,
+        workers: given.workers.into_iter().map(verdict).collect(),
+    }
+}
+
+pub(super) fn trial(row: TrialView) -> Result<v1::Trial, Error> {
+    let state = trial_state(&row.state);
     Ok(v1::Trial {
         id: row.id,
         metrics: metrics("result", row.id, row.metrics_json.as_deref())?,
@@ -193,9 +208,20 @@ pub(super) fn trial_details(details: TrialDetails) -> Result<v1::GetTrialRespons
         trial: Some(trial(details.trial)?),
         attempts: details.attempts.into_iter().map(attempt).collect::<Result<_, _>>()?,
         points: details.points.into_iter().map(point).collect(),
+        orphans: details.orphans.into_iter().map(orphan).collect::<Result<_, _>>()?,
         recipe_json: details.recipe_json,
         artifact: details.artifact.unwrap_or_default(),
         checkpoint: details.checkpoint.unwrap_or_default(),
+    })
+}
+
+fn orphan(row: OrphanRow) -> Result<v1::Orphan, Error> {
+    Ok(v1::Orphan {
+        metrics: metrics("orphan", row.trial, Some(&row.metrics_json))?,
+        attempt: to_u32(row.attempt),
+        worker: row.worker,
+        at: Some(timestamp(row.at)),
+        reason: row.reason,
     })
 }
 
@@ -256,6 +282,8 @@ pub(super) fn worker((row, running): (WorkerRow, i64)) -> Result<v1::Worker, Err
         state: row.state,
         slots: to_u32(row.slots),
         running: to_u32(running),
+        quarantined: row.quarantined.unwrap_or_default(),
+        rests_until: (row.rests_until > 0).then(|| timestamp(row.rests_until)),
     })
 }
 
@@ -283,6 +311,7 @@ fn capabilities(offer: Offer) -> v1::Capabilities {
         devices: offer.devices.into_iter().map(device).collect(),
         libtorch_version: offer.libtorch_version,
         worker_version: offer.worker_version,
+        labels: offer.labels.into_iter().collect(),
     }
 }
 

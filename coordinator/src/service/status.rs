@@ -8,7 +8,9 @@ use crate::sweep_file::FileError;
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let code = match &error {
-            Error::NoSweep(_) | Error::NoTrial(_) | Error::NoWorker(_) => Code::NotFound,
+            Error::NoSweep(_) | Error::NoTrial(_) | Error::NoWorker(_) | Error::NoSuchWorker(_) => {
+                Code::NotFound
+            }
             Error::AmbiguousSweep { .. } => Code::InvalidArgument,
             Error::SweepOver { .. } | Error::NoEvent { .. } | Error::TwoBackbones { .. } => {
                 Code::FailedPrecondition

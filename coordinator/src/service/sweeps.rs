@@ -11,7 +11,8 @@ use tonic::{Request, Response, Status};
 
 use super::{POLL, Service, decode, encode};
 use crate::store::Error;
-use crate::store::ops::{Cancel, Pause, Resume, Submit};
+use crate::store::explain::Explain;
+use crate::store::ops::{Cancel, Pause, Release, Resume, Submit};
 use crate::store::reads::{
     Events, FindKey, FindSweep, GetSweep, GetTrial, ListSweeps, ListWorkers, LiveOffers, Results, Trials,
 };
@@ -112,6 +113,15 @@ impl Sweeps for Service {
         Ok(Response::new(encode::trial_details(details)?))
     }
 
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let trial = TrialId(request.into_inner().trial_id);
+        let explanation = self.store.read(&Explain { trial }).await?;
+        Ok(Response::new(encode::explanation(explanation)))
+    }
+
     async fn results(
         &self,
         request: Request<v1::ResultsRequest>,
@@ -172,6 +182,20 @@ impl Sweeps for Service {
         let rows = self.store.read(&ListWorkers).await?;
         let workers = rows.into_iter().map(encode::worker).collect::<Result<_, _>>()?;
         Ok(Response::new(v1::ListWorkersResponse { workers }))
+    }
+
+    async fn release_worker(
+        &self,
+        request: Request<v1::ReleaseWorkerRequest>,
+    ) -> Result<Response<v1::ReleaseWorkerResponse>, Status> {
+        let worker = decode::name("worker", request.into_inner().worker)?;
+        let released = self.store.write(Release { worker }).await?;
+        let ids: Vec<_> = released.into_iter().map(|row| row.id).collect();
+        tracing::info!(workers = ids.join(" "), "workers released");
+        let rows = self.store.read(&ListWorkers).await?;
+        let rows = rows.into_iter().filter(|(row, _)| ids.contains(&row.id));
+        let workers = rows.map(encode::worker).collect::<Result<_, _>>()?;
+        Ok(Response::new(v1::ReleaseWorkerResponse { workers }))
     }
 }
 

@@ -44,6 +44,7 @@ impl Workers for Service {
             request: decode::name("request", request.request)?,
             max: request.max,
             ttl: self.ttl(),
+            warm: decode::warm(request.warm)?,
         };
         let wait = Duration::from_millis(u64::from(request.wait_ms)).min(MAX_WAIT);
         let assignments = self.lease_or_wait(lease, wait).await?;

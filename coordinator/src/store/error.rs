@@ -23,6 +23,8 @@ pub enum Error {
     NoTrial(TrialId),
     #[error("worker `{0}` is not registered here; register again")]
     NoWorker(String),
+    #[error("there is no worker `{0}`; `sweep workers` shows those that are known")]
+    NoSuchWorker(String),
     #[error("sweep {id} is {state}; only an active or paused sweep can be {wanted}")]
     SweepOver { id: String, state: &'static str, wanted: &'static str },
     /// Somebody else changed the rows first; harmless to try again.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::trial::Millis;
 
 mod error;
+pub mod explain;
 mod migrate;
 pub mod ops;
 mod postgres;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::error::Error;
-use super::ops::fitting;
+use super::ops::{avoiding, fitting};
 use super::rows::{
-    AttemptRow, ConfigurationRow, EventRow, FailureRow, OutcomeRow, PointRow, SourceRow, SweepRow, TrialView,
-    WorkerRow, to_u32,
+    AttemptRow, ConfigurationRow, EventRow, FailureRow, OrphanRow, OutcomeRow, PointRow, SourceRow, SweepRow,
+    TrialView, WorkerRow, to_u32,
 };
 use super::sql::trials::Token;
 use super::sql::{history, sweeps, trials, workers};
@@ -167,6 +167,7 @@ pub struct TrialDetails {
     pub artifact: Option<String>,
     /// Where its next attempt goes on.
     pub checkpoint: Option<String>,
+    pub orphans: Vec<OrphanRow>,
 }
 
 impl Op for GetTrial {
@@ -180,6 +181,7 @@ impl Op for GetTrial {
         let token = Token { trial: self.trial, attempt: to_u32(row.attempt) };
         let points = history::points(tx, token).await?;
         let recipe = trials::recipe(tx, self.trial).await?;
+        let orphans = history::orphans(tx, self.trial).await?;
         match (view, recipe) {
             (Some(trial), Some(recipe)) => Ok(TrialDetails {
                 trial,
@@ -188,6 +190,7 @@ impl Op for GetTrial {
                 recipe_json: recipe.recipe_json,
                 artifact: history::artifact(tx, self.trial).await?,
                 checkpoint: recipe.checkpoint,
+                orphans,
             }),
             _ => Err(missing),
         }
@@ -270,10 +273,16 @@ impl Op for HasWork {
 
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<bool, Error> {
         let worker = workers::get(tx, &self.worker).await?;
-        if worker.state == "draining" || trials::held(tx, &self.worker).await? >= worker.slots {
+        let is_lost = worker.state == "lost" && worker.quarantined.is_none();
+        if !is_lost && !worker.may_lease(now) || trials::held(tx, &self.worker).await? >= worker.slots {
             return Ok(false);
         }
-        let needs = fitting(tx, &worker).await?;
-        Ok(!needs.is_empty() && !sweeps::servable(tx, &needs, now, 1).await?.is_empty())
+        let needs: Vec<i64> = fitting(tx, &worker, &[]).await?.iter().map(|served| served.need).collect();
+        if needs.is_empty() {
+            return Ok(false);
+        }
+        let others = workers::has_others(tx, &self.worker).await?;
+        let candidates = sweeps::candidates(tx, &needs, avoiding(&self.worker, others), now).await?;
+        Ok(candidates.iter().any(|candidate| candidate.room > 0))
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::tx::record;
+use crate::health::Health;
 use crate::offer::{Need, Offer};
 use crate::score::Objective;
 use crate::trial::{FailureClass, Millis, Policy, State, Trial, TrialId, WorkerId};
@@ -28,6 +29,7 @@ record! {
         max_running: Option<i64>,
         timeout_ms: Option<i64>,
         pause_after_failures: Option<i64>,
+        pause_after_code_errors: Option<i64>,
         paused_because: String,
         configurations: i64,
         trials: i64,
@@ -38,6 +40,7 @@ record! {
         cancelled: i64,
         failures: i64,
         last_seq: i64,
+        served: i64,
     }
 }
 
@@ -124,6 +127,8 @@ record! {
         attempt: i64,
         failures: i64,
         interruptions: i64,
+        lost: i64,
+        failed_on: Option<String>,
         epoch: i64,
         not_before: Option<i64>,
         worker: Option<String>,
@@ -156,6 +161,8 @@ impl TrialRow {
             attempt: to_u32(self.attempt),
             failures: to_u32(self.failures),
             interruptions: to_u32(self.interruptions),
+            lost: to_u32(self.lost),
+            failed_on: self.failed_on.clone().map(WorkerId),
             epoch: to_u32(self.epoch),
             state,
         })
@@ -172,6 +179,8 @@ pub(super) struct TrialChange {
     attempt: u32,
     failures: u32,
     interruptions: u32,
+    lost: u32,
+    failed_on: Option<WorkerId>,
     epoch: u32,
     not_before: Option<Millis>,
     worker: Option<WorkerId>,
@@ -190,6 +199,8 @@ impl TrialChange {
             attempt: after.attempt,
             failures: after.failures,
             interruptions: after.interruptions,
+            lost: after.lost,
+            failed_on: after.failed_on.clone(),
             epoch: after.epoch,
             not_before: None,
             worker: None,
@@ -282,6 +293,31 @@ record! {
 }
 
 record! {
+    /// A result that was refused.
+    pub struct OrphanRow {
+        trial: i64,
+        attempt: i64,
+        digest: String,
+        worker: String,
+        at: i64,
+        reason: String,
+        metrics_json: String,
+    }
+}
+
+record! {
+    /// An active sweep, and whether the worker at hand could run one of its trials now.
+    pub struct CandidateRow {
+        number: i64,
+        project: String,
+        priority: i64,
+        running: i64,
+        room: i64,
+        served: i64,
+    }
+}
+
+record! {
     /// Something that happened.
     pub struct EventRow {
         sweep: i64,
@@ -331,6 +367,10 @@ record! {
         registered: i64,
         last_seen: i64,
         state: String,
+        strikes: i64,
+        failing_since: Option<i64>,
+        rests_until: i64,
+        quarantined: Option<String>,
     }
 }
 
@@ -339,11 +379,30 @@ impl WorkerRow {
     pub fn offer(&self) -> Result<Offer, Error> {
         from_json("worker", &self.id, &self.capabilities_json)
     }
+
+    /// What the worker's latest attempts say about it.
+    pub fn health(&self) -> Health {
+        let strikes = to_u32(self.strikes);
+        Health { strikes, failing_since: self.failing_since, rests_until: self.rests_until }
+    }
+
+    /// Whether the worker may be given trials at `now`.
+    pub(super) fn may_lease(&self, now: Millis) -> bool {
+        self.state == "live" && self.quarantined.is_none() && self.rests_until <= now
+    }
 }
 
 record! {
     /// A need and its key.
-    pub struct NeedRow { id: i64, backbone: String, task: String, splits_json: String, method: String }
+    pub struct NeedRow {
+        id: i64,
+        backbone: String,
+        task: String,
+        splits_json: String,
+        method: String,
+        gpu_memory_mib: i64,
+        labels_json: String,
+    }
 }
 
 impl NeedRow {
@@ -354,6 +413,8 @@ impl NeedRow {
             task: self.task.clone(),
             splits: from_json("need", self.id, &self.splits_json)?,
             method: self.method.clone(),
+            gpu_memory_mib: u64::try_from(self.gpu_memory_mib).unwrap_or_default(),
+            labels: from_json("need", self.id, &self.labels_json)?,
         })
     }
 }

@@ -17,6 +17,8 @@ pub struct Policy {
     pub max_ms: u64,
     /// Classes that end the trial at once.
     pub never: Vec<FailureClass>,
+    /// Workers that may be lost while they run the trial before it is parked as poison. `None`: any number.
+    pub poison_after: Option<u32>,
 }
 
 impl Policy {
@@ -32,44 +34,62 @@ impl Policy {
             || self.never.contains(&class)
             || failures >= self.max_attempts.max(1);
         let end = End { how: How::Failed(class), message: message.clone() };
-        let failed = Trial { failures, ..trial.clone() };
+        let failed_on = match &trial.state {
+            State::Running { worker } => Some(worker.clone()),
+            _ => None,
+        };
+        let failed = Trial { failures, failed_on, ..trial.clone() };
         if is_final {
             (Trial { state: State::Failed { class, message, at: now }, ..failed }, Event::Failed { end })
         } else {
-            let not_before = now.saturating_add(self.wait_ms(&failed));
+            // A bad node says nothing about the trial: the next node need not wait longer for it.
+            let nth = if class == FailureClass::BadNode { 1 } else { failures };
+            let not_before = now.saturating_add(self.wait_ms(&failed, nth));
             (Trial { state: State::Queued { not_before }, ..failed }, Event::Requeued { end })
         }
     }
 
-    /// The wait after the `failures`-th failure: `first · factor^(failures − 1)`, at most `max`, less up to a fifth, so
-    /// that trials that failed together do not come back together. The same trial and attempt always wait the same.
-    fn wait_ms(&self, trial: &Trial) -> Millis {
-        let exponent = f64::from(trial.failures.saturating_sub(1));
+    pub(super) fn after_interruption(
+        &self,
+        trial: &Trial,
+        cause: Cause,
+        message: String,
+        now: Millis,
+    ) -> (Trial, Event) {
+        let interruptions = trial.interruptions + 1;
+        let lost = trial.lost + u32::from(cause == Cause::WorkerLost);
+        let taken = Trial { interruptions, lost, ..trial.clone() };
+        let end = End { how: How::Interrupted(cause), message };
+        let ceiling = if self.poison_after.is_some_and(|limit| lost >= limit.max(1)) {
+            Some((FailureClass::Poison, format!("{lost} workers were lost while they ran it")))
+        } else if interruptions >= MAX_INTERRUPTIONS {
+            let text = format!("{interruptions} attempts were taken away or lost their worker");
+            Some((FailureClass::BadNode, text))
+        } else {
+            None
+        };
+        if let Some((class, text)) = ceiling {
+            let state =
+                State::Failed { class, message: format!("{text}; the last: {}", end.message), at: now };
+            return (Trial { state, ..taken }, Event::Failed { end });
+        }
+        // One lost worker is the worker's misfortune; from the second on the trial may be its cause, and slows down.
+        let wait = match cause {
+            Cause::WorkerLost if lost > 1 => self.wait_ms(&taken, lost - 1),
+            _ => 0,
+        };
+        let state = State::Queued { not_before: now.saturating_add(wait) };
+        (Trial { state, ..taken }, Event::Requeued { end })
+    }
+
+    /// The wait after the `nth` failure: `first · factor^(nth − 1)`, at most `max`, less up to a fifth, so that trials
+    /// that failed together do not come back together. The same trial and attempt always wait the same.
+    fn wait_ms(&self, trial: &Trial, nth: u32) -> Millis {
+        let exponent = f64::from(nth.saturating_sub(1));
         let wait = (self.first_ms as f64 * self.factor.max(1.0).powf(exponent)).min(self.max_ms as f64);
         let seed = (trial.id.0 as u64) ^ (u64::from(trial.attempt) << 48);
         let unit = (mix(seed) >> 11) as f64 / (1u64 << 53) as f64;
         (wait * (1.0 - 0.2 * unit)) as Millis
-    }
-}
-
-pub(super) fn after_interruption(
-    trial: &Trial,
-    cause: Cause,
-    message: String,
-    now: Millis,
-) -> (Trial, Event) {
-    let interruptions = trial.interruptions + 1;
-    let end = End { how: How::Interrupted(cause), message };
-    let taken = Trial { interruptions, ..trial.clone() };
-    if interruptions >= MAX_INTERRUPTIONS {
-        let message = format!(
-            "{interruptions} attempts were taken away or lost their worker; the last: {}",
-            end.message
-        );
-        let state = State::Failed { class: FailureClass::BadNode, message, at: now };
-        (Trial { state, ..taken }, Event::Failed { end })
-    } else {
-        (Trial { state: State::Queued { not_before: now }, ..taken }, Event::Requeued { end })
     }
 }
 

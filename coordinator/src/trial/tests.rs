@@ -11,6 +11,7 @@ fn policy() -> Policy {
         factor: 2.0,
         max_ms: 60_000,
         never: vec![FailureClass::InvalidConfig],
+        poison_after: Some(3),
     }
 }
 
@@ -19,7 +20,16 @@ fn worker(name: &str) -> WorkerId {
 }
 
 fn trial(state: State) -> Trial {
-    Trial { id: TrialId(7), attempt: 2, failures: 1, interruptions: 0, epoch: 4, state }
+    Trial {
+        id: TrialId(7),
+        attempt: 2,
+        failures: 1,
+        interruptions: 0,
+        lost: 0,
+        failed_on: None,
+        epoch: 4,
+        state,
+    }
 }
 
 fn states() -> Vec<State> {
@@ -168,6 +178,45 @@ fn backoff_grows_to_its_bound_and_is_the_same_each_time() {
     }
     let different: std::collections::BTreeSet<_> = (0..200).map(|id| wait(0, id)).collect();
     assert!(different.len() > 150, "jitter spreads: {}", different.len());
+}
+
+#[test]
+fn a_bad_node_never_makes_the_trial_wait_longer() {
+    for failures in [0, 1] {
+        let before = Trial { failures, ..trial(State::Running { worker: worker("a") }) };
+        let class = FailureClass::BadNode;
+        let fail = Command::Fail { by: by("a", 2), class, message: String::new() };
+        let after = run(&before, fail).unwrap().0;
+        assert!(matches!(after.state, State::Queued { not_before } if not_before <= NOW + 30_000));
+        assert_eq!(after.failed_on, Some(worker("a")));
+    }
+}
+
+#[test]
+fn a_trial_that_loses_worker_after_worker_is_parked() {
+    let before = trial(State::Running { worker: worker("a") });
+    let expire = |before: &Trial| run(before, Command::Expire { attempt: 2 }).unwrap();
+    let (after, _) = expire(&before);
+    assert_eq!((after.lost, after.interruptions, after.failures), (1, 1, 1));
+    assert_eq!(after.state, State::Queued { not_before: NOW }, "the first is a misfortune");
+    let (after, _) = expire(&Trial { lost: 1, ..before.clone() });
+    assert!(matches!(after.state, State::Queued { not_before } if not_before > NOW), "then it slows down");
+    let (after, event) = expire(&Trial { lost: 2, ..before.clone() });
+    let Event::Failed { end } = event else { panic!("{event:?}") };
+    assert_eq!(end.how, How::Interrupted(Cause::WorkerLost));
+    match after.state {
+        State::Failed { class: FailureClass::Poison, message, .. } => {
+            assert!(message.contains("3 workers were lost") && message.contains("worker a"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let patient = Policy { poison_after: None, ..policy() };
+    let (after, _) =
+        apply(&Trial { lost: 40, ..before.clone() }, &patient, Command::Expire { attempt: 2 }, NOW).unwrap();
+    assert!(matches!(after.state, State::Queued { .. }), "unless the sweep says so");
+    let interrupt = Command::Interrupt { by: by("a", 2), cause: Cause::Preempted, message: String::new() };
+    let (after, _) = run(&Trial { lost: 2, ..before }, interrupt).unwrap();
+    assert_eq!((after.lost, after.state), (2, State::Queued { not_before: NOW }), "only lost workers count");
 }
 
 #[test]

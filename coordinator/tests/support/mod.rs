@@ -20,6 +20,29 @@ use coordinator::store::rows::{AssignmentRow, Checkpoints, EventRow, SourceRow, 
 use coordinator::store::{Clock, Error, Store, Token};
 use coordinator::trial::{FailureClass, Millis, Policy, TrialId, WorkerId};
 
+/// Each function is a test on both databases, after which every invariant must hold.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                let env = crate::support::Env::sqlite().await;
+                super::$name(&env).await;
+                env.check().await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                let env = crate::support::Env::postgres().await;
+                super::$name(&env).await;
+                env.check().await;
+            })*
+        }
+    };
+}
+pub(crate) use on_both;
+
 pub(crate) const TTL: Millis = 60_000;
 pub(crate) const GRACE: Millis = 15_000;
 pub(crate) const START: Millis = 1_700_000_000_000;
@@ -79,7 +102,8 @@ impl Env {
     }
 
     pub(crate) async fn lease(&self, worker: &WorkerId, request: &str, max: u32) -> Vec<AssignmentRow> {
-        let lease = Lease { worker: worker.clone(), request: request.to_owned(), max, ttl: TTL };
+        let lease =
+            Lease { worker: worker.clone(), request: request.to_owned(), max, ttl: TTL, warm: Vec::new() };
         self.store.write(lease).await.unwrap().assignments
     }
 
@@ -159,6 +183,8 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
             task: "t".into(),
             splits: ["train".to_owned()].into(),
             method: "linear".into(),
+            gpu_memory_mib: 0,
+            labels: BTreeMap::new(),
         },
     };
     let trials =
@@ -178,11 +204,13 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
             factor: 2.0,
             max_ms: 900_000,
             never: vec![FailureClass::InvalidConfig],
+            poison_after: Some(5),
         },
         checkpoints: Checkpoints { every_ms: Some(600_000), on_drain: true },
         max_running: None,
         timeout_ms: Some(1_000),
         pause_after_failures: None,
+        pause_after_code_errors: None,
         source: SourceRow {
             file: "version: 1\n".to_owned(),
             overrides_json: "[]".to_owned(),

@@ -7,8 +7,8 @@ use super::error::SpecErrors;
 use super::fields::{Field, Problems, Section, join};
 use super::metrics::{COST_METRICS, SCORE_METRICS};
 use super::{
-    At, Backoff, Checkpoint, Goal, Limits, Objective, Order, Retry, Sampler, Search, Spec, axes, overrides,
-    plan_stages, stages,
+    At, Backoff, Checkpoint, Goal, Limits, Objective, Order, Resources, Retry, Sampler, Search, Spec, axes,
+    overrides, plan_stages, stages,
 };
 use crate::FailureClass;
 use crate::recipe;
@@ -36,12 +36,13 @@ const KEYS: &[&str] = &[
     "stages",
     "allow_test_selection",
     "limits",
+    "resources",
     "retry",
     "checkpoint",
     "priority",
 ];
 /// Keys and samplers of the language that this version does not build.
-const LATER_KEYS: &[&str] = &["early_stop", "resources", "reuse"];
+const LATER_KEYS: &[&str] = &["early_stop", "reuse"];
 const LATER_SAMPLERS: &[&str] = &["sobol", "tpe"];
 
 const MAX_LABELS: usize = 64;
@@ -75,7 +76,7 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
     let top = top(root, problems)?;
     let name = header(&top, problems);
     let project = top.get("project").and_then(|field| field.name(problems));
-    let labels = labels(&top, problems);
+    let labels = labels(top.get("labels"), problems);
     let allow_test_selection =
         top.get("allow_test_selection").and_then(|field| field.bool(problems)).unwrap_or(false);
     let objective = objective(&top, allow_test_selection, problems);
@@ -83,6 +84,7 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
     let (search, has_sampler) = search(&top, problems);
     let seeds = seeds(&top, &[0], problems);
     let limits = limits(&top, problems);
+    let resources = resources(&top, problems);
     let retry = retry(&top, problems);
     let checkpoint = checkpoint(&top, problems);
     let priority = top.get("priority").and_then(|field| field.integer(-1000..=1000, problems)).unwrap_or(0);
@@ -110,6 +112,7 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
         stages,
         allow_test_selection,
         limits,
+        resources,
         retry,
         checkpoint,
         priority: i32::try_from(priority).ok()?,
@@ -152,9 +155,9 @@ fn header(top: &Section<'_>, problems: &mut Problems<'_>) -> Option<String> {
     top.require("name", problems)?.name(problems)
 }
 
-fn labels(top: &Section<'_>, problems: &mut Problems<'_>) -> BTreeMap<String, String> {
+fn labels(field: Option<Field<'_>>, problems: &mut Problems<'_>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
-    let Some(field) = top.get("labels") else { return labels };
+    let Some(field) = field else { return labels };
     let Some(section) = field.entries("a map of names to strings", problems) else { return labels };
     if section.entries.len() > MAX_LABELS {
         field.error(problems, format!("more than {MAX_LABELS} labels"));
@@ -315,12 +318,15 @@ pub(super) fn seeds(top: &Section<'_>, default: &[i64], problems: &mut Problems<
 }
 
 fn limits(top: &Section<'_>, problems: &mut Problems<'_>) -> Limits {
-    let mut limits = Limits { max_running: None, trial_timeout: None, pause_after_failures: Some(20) };
-    let Some(field) = top.get("limits") else { return limits };
-    let Some(section) = field.section(&["max_running", "trial_timeout", "pause_after_failures"], problems)
-    else {
-        return limits;
+    let mut limits = Limits {
+        max_running: None,
+        trial_timeout: None,
+        pause_after_failures: Some(20),
+        pause_after_code_errors: Some(5),
     };
+    let Some(field) = top.get("limits") else { return limits };
+    let keys = ["max_running", "trial_timeout", "pause_after_failures", "pause_after_code_errors"];
+    let Some(section) = field.section(&keys, problems) else { return limits };
     let given = |key: &str| section.get(key).filter(|field| !field.is_null());
     limits.max_running = given("max_running").and_then(|field| field.u32(1..=1_000_000, problems));
     if let Some(field) = given("trial_timeout")
@@ -334,7 +340,39 @@ fn limits(top: &Section<'_>, problems: &mut Problems<'_>) -> Limits {
     if let Some(field) = section.get("pause_after_failures") {
         limits.pause_after_failures = if field.is_null() { None } else { field.u32(1..=1_000_000, problems) };
     }
+    if let Some(field) = section.get("pause_after_code_errors") {
+        limits.pause_after_code_errors =
+            if field.is_null() { None } else { field.u32(1..=1_000_000, problems) };
+    }
     limits
+}
+
+fn resources(top: &Section<'_>, problems: &mut Problems<'_>) -> Resources {
+    let mut resources = Resources::default();
+    let Some(field) = top.get("resources") else { return resources };
+    let Some(section) = field.section(&["gpu_memory", "labels"], problems) else { return resources };
+    if let Some(field) = section.get("gpu_memory")
+        && let Some(text) = field.string("an amount of memory like `16GiB`", problems)
+    {
+        match mebibytes(text) {
+            Some(mib) => resources.gpu_memory_mib = mib,
+            None => field.error(problems, "must be a whole number with `MiB` or `GiB`, from 1MiB to 4096GiB"),
+        }
+    }
+    resources.labels = labels(section.get("labels"), problems);
+    resources
+}
+
+fn mebibytes(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "MiB" => 1,
+        "GiB" => 1024,
+        _ => return None,
+    };
+    let mib = number.parse::<u64>().ok()?.checked_mul(factor)?;
+    (1..=4096 * 1024).contains(&mib).then_some(mib)
 }
 
 fn retry(top: &Section<'_>, problems: &mut Problems<'_>) -> Retry {
@@ -342,11 +380,16 @@ fn retry(top: &Section<'_>, problems: &mut Problems<'_>) -> Retry {
         max_attempts: 3,
         backoff: Backoff { first: Duration::from_secs(10), factor: 2.0, max: Duration::from_secs(600) },
         never: vec![FailureClass::InvalidConfig, FailureClass::Diverged, FailureClass::BadData],
+        poison_after: Some(5),
     };
     let Some(field) = top.get("retry") else { return retry };
-    let Some(section) = field.section(&["max_attempts", "backoff", "never"], problems) else { return retry };
+    let keys = ["max_attempts", "backoff", "never", "poison_after"];
+    let Some(section) = field.section(&keys, problems) else { return retry };
     if let Some(attempts) = section.get("max_attempts").and_then(|field| field.u32(1..=100, problems)) {
         retry.max_attempts = attempts;
+    }
+    if let Some(field) = section.get("poison_after") {
+        retry.poison_after = if field.is_null() { None } else { field.u32(1..=100, problems) };
     }
     if let Some(field) = section.get("backoff") {
         backoff(&field, &mut retry.backoff, problems);

@@ -486,6 +486,7 @@ fn wire(class: FailureClass) -> Class {
         FailureClass::Timeout => Class::Timeout,
         FailureClass::BadData => Class::BadData,
         FailureClass::BadNode => Class::BadNode,
+        FailureClass::Poison => Class::Poison,
     }
 }
 

@@ -153,7 +153,13 @@ impl Link {
             let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
             let worker_id = self.worker_id().unwrap_or_default();
             let mut client = self.client.clone();
-            let call = client.lease(LeaseRequest { worker_id, request: request.clone(), max, wait_ms });
+            let call = client.lease(LeaseRequest {
+                worker_id,
+                request: request.clone(),
+                max,
+                wait_ms,
+                warm: vec![],
+            });
             match limited(wait + CALL_LIMIT, call).await {
                 Ok(reply) => return (sent, reply.assignments),
                 Err(status) => {

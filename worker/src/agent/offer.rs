@@ -28,6 +28,7 @@ pub fn capabilities(home: &Home) -> Capabilities {
         devices: Vec::new(),
         libtorch_version: LIBTORCH_VERSION.to_owned(),
         worker_version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: Default::default(),
     }
 }
 

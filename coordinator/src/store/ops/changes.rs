@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::health;
 use crate::store::error::Error;
 use crate::store::rows::{EventRow, SweepRow, SweepState, TrialChange, TrialRow};
 use crate::store::sql::trials::{AttemptEnd, Token};
-use crate::store::sql::{history, sweeps, trials};
+use crate::store::sql::workers::Acquitted;
+use crate::store::sql::{history, sweeps, trials, workers};
 use crate::store::tx::Tx;
 use crate::trial::{
     self, Command, Event, FailureClass, How, Millis, Policy, Rejected, State, Trial, TrialId,
@@ -34,6 +36,10 @@ pub(super) struct Changes {
     dropped: Vec<Token>,
     ended: Vec<AttemptEnd>,
     events: Vec<EventRow>,
+    /// Trials that failed by a code error, with its message.
+    code_errors: Vec<(TrialId, String)>,
+    /// Trials that succeeded after they had failed.
+    acquitted: Vec<Acquitted>,
 }
 
 #[derive(Debug)]
@@ -67,6 +73,8 @@ impl Changes {
             dropped: Vec::new(),
             ended: Vec::new(),
             events: Vec::new(),
+            code_errors: Vec::new(),
+            acquitted: Vec::new(),
         })
     }
 
@@ -120,6 +128,16 @@ impl Changes {
             _ => {}
         }
         let number = moved.sweep;
+        if let Event::Requeued { end } | Event::Failed { end } = &event
+            && end.how == How::Failed(FailureClass::CodeError)
+        {
+            self.code_errors.push((id, end.message.clone()));
+        }
+        if let (State::Running { worker }, State::Succeeded { .. }) = (&before.state, &after.state)
+            && before.failures > 0
+        {
+            self.acquitted.push(Acquitted { trial: id, worker: worker.clone() });
+        }
         self.record(number, &before, &after, &event, details);
         Ok(event)
     }
@@ -203,8 +221,26 @@ impl Changes {
         });
     }
 
+    /// Why each sweep should pause in which too many trials failed by one code error.
+    async fn alike<T: Tx>(&self, tx: &mut T) -> Result<BTreeMap<i64, String>, Error> {
+        let mut reasons = BTreeMap::new();
+        for (trial, message) in &self.code_errors {
+            let Some(sweep) = self.sweep_of(*trial) else { continue };
+            let Some(limit) = sweep.pause_after_code_errors else { continue };
+            let fingerprint = health::fingerprint(message);
+            let trials = history::add_code_error(tx, sweep.number, &fingerprint, *trial).await?;
+            if trials >= limit {
+                let text = format!(
+                    "{trials} trials failed by one code error (limits.pause_after_code_errors: {limit}): {fingerprint}"
+                );
+                reasons.insert(sweep.number, text);
+            }
+        }
+        Ok(reasons)
+    }
+
     /// What the steps mean for their sweeps: the end, or a pause after too many failures.
-    fn settle(&mut self) -> Result<(), Error> {
+    fn settle(&mut self, mut alike: BTreeMap<i64, String>) -> Result<(), Error> {
         let mut events = Vec::new();
         for (row, _) in self.sweeps.values_mut() {
             let state = row.state()?;
@@ -215,12 +251,14 @@ impl Changes {
                 row.state = SweepState::Ended.name().to_owned();
                 row.paused_because.clear();
                 events.push(sweep_event(row.number, "ended"));
-            } else if let (SweepState::Active, Some(limit)) = (state, row.pause_after_failures)
-                && row.failures >= limit
-            {
+                continue;
+            }
+            let in_a_row = row.pause_after_failures.filter(|limit| row.failures >= *limit).map(|limit| {
+                format!("{} trials in a row failed (limits.pause_after_failures: {limit})", row.failures)
+            });
+            if let (SweepState::Active, Some(reason)) = (state, alike.remove(&row.number).or(in_a_row)) {
                 row.state = SweepState::Paused.name().to_owned();
-                row.paused_because =
-                    format!("{} trials in a row failed (limits.pause_after_failures: {limit})", row.failures);
+                row.paused_because = reason;
                 let message = row.paused_because.clone();
                 events.push(EventRow { message, ..sweep_event(row.number, "paused") });
             }
@@ -231,7 +269,8 @@ impl Changes {
 
     /// Writes everything.
     pub(super) async fn write<T: Tx>(mut self, tx: &mut T) -> Result<(), Error> {
-        self.settle()?;
+        let alike = self.alike(tx).await?;
+        self.settle(alike)?;
         for tokens in self.dropped.chunks(BATCH) {
             trials::drop_leases(tx, tokens).await?;
         }
@@ -244,6 +283,7 @@ impl Changes {
         for ends in self.ended.chunks(BATCH) {
             trials::end_attempts(tx, ends, self.now).await?;
         }
+        workers::blame(tx, &self.acquitted).await?;
         for events in self.events.chunks(BATCH) {
             history::insert_events(tx, events).await?;
         }

@@ -4,7 +4,7 @@ use super::changes::{Changes, Details, sweep_event};
 use crate::store::Op;
 use crate::store::error::Error;
 use crate::store::rows::{SweepRow, SweepState};
-use crate::store::sql::{sweeps, trials};
+use crate::store::sql::{history, sweeps, trials};
 use crate::store::tx::Tx;
 use crate::trial::{Command, Millis, TrialId};
 
@@ -90,6 +90,9 @@ async fn switch<T: Tx>(tx: &mut T, wanted: &str, target: SweepState, now: Millis
     row.state = target.name().to_owned();
     row.paused_because.clear();
     row.failures = 0;
+    if target == SweepState::Active {
+        history::forget_code_errors(tx, number).await?;
+    }
     changes.event(sweep_event(number, event));
     changes.write(tx).await?;
     reload(tx, number).await

@@ -6,10 +6,11 @@ use sha2::{Digest, Sha256};
 
 use super::changes::{Changes, Details};
 use super::lease::Lost;
+use crate::health::Health;
 use crate::score::At;
 use crate::store::Op;
 use crate::store::error::Error;
-use crate::store::rows::{AttemptRow, PointRow, to_json};
+use crate::store::rows::{AttemptRow, OrphanRow, PointRow, to_json};
 use crate::store::sql::history::{self, CheckpointInsert, ResultInsert};
 use crate::store::sql::trials::{self, Token};
 use crate::store::sql::workers;
@@ -103,7 +104,7 @@ impl Op for Finish {
     type Output = Vec<Verdict>;
 
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Vec<Verdict>, Error> {
-        workers::touch(tx, &self.worker, now).await?;
+        let worker = workers::touch(tx, &self.worker, now).await?;
         let ids: Vec<_> = self.ends.iter().map(|end| end.token.trial).collect();
         let mut changes = Changes::load(tx, &ids, now).await?;
         let (mut points, mut checkpoints) = (Vec::new(), Vec::new());
@@ -117,13 +118,17 @@ impl Op for Finish {
         write_points(tx, &mut changes, &self.worker, points).await?;
         history::put_checkpoints(tx, checkpoints).await?;
         let attempts = trials::attempts(tx, &ids).await?;
-        let mut results = Vec::new();
+        let mut tally = Tally { results: Vec::new(), orphans: Vec::new(), health: worker.health(), now };
         let mut verdicts = Vec::with_capacity(self.ends.len());
         for end in &self.ends {
-            verdicts.push(self.finish(tx, &mut changes, end, &attempts, &mut results).await?);
+            verdicts.push(self.finish(tx, &mut changes, end, &attempts, &mut tally).await?);
         }
         changes.write(tx).await?;
-        history::insert_results(tx, &results).await?;
+        history::insert_results(tx, &tally.results).await?;
+        history::insert_orphans(tx, &tally.orphans).await?;
+        if tally.health != worker.health() {
+            workers::set_health(tx, &self.worker, tally.health).await?;
+        }
         Ok(verdicts)
     }
 }
@@ -135,7 +140,7 @@ impl Finish {
         changes: &mut Changes,
         end: &NewEnd,
         attempts: &[AttemptRow],
-        results: &mut Vec<ResultInsert>,
+        tally: &mut Tally,
     ) -> Result<Verdict, Error> {
         let token = end.token;
         let digest = digest(end);
@@ -153,9 +158,11 @@ impl Finish {
             metrics_json: result.as_ref().map(|result| result.metrics_json.clone()),
             digest: Some(digest.clone()),
         };
+        let metrics_json = details.metrics_json.clone();
         let reason = match changes.step(token.trial, self.command(end), details) {
             Ok(event) => {
-                results.extend(result);
+                tally.results.extend(result);
+                tally.health = health_after(tally.health, &end.outcome, tally.now);
                 let reason = match event {
                     Event::Requeued { .. } => "queued again",
                     _ => "",
@@ -173,6 +180,17 @@ impl Finish {
         Ok(if known == Some(digest.as_str()) {
             Verdict::Accepted { reason: "accepted before".to_owned() }
         } else {
+            // Only of attempts that there have been: a result of none is a mistake, not work that was lost.
+            let orphan = before.and(metrics_json).map(|metrics_json| OrphanRow {
+                trial: token.trial.0,
+                attempt: i64::from(token.attempt),
+                digest,
+                worker: self.worker.0.clone(),
+                at: tally.now,
+                reason: reason.clone(),
+                metrics_json,
+            });
+            tally.orphans.extend(orphan);
             Verdict::Fenced { reason }
         })
     }
@@ -184,6 +202,23 @@ impl Finish {
             Outcome::Failure { class, message } => Command::Fail { by, class, message },
             Outcome::Interruption { cause, message } => Command::Interrupt { by, cause, message },
         }
+    }
+}
+
+/// What the ends of one call add up to.
+#[derive(Debug)]
+struct Tally {
+    results: Vec<ResultInsert>,
+    orphans: Vec<OrphanRow>,
+    health: Health,
+    now: Millis,
+}
+
+fn health_after(health: Health, outcome: &Outcome, now: Millis) -> Health {
+    match outcome {
+        Outcome::Success { .. } => health.after_success(),
+        Outcome::Failure { class, .. } => health.after_failure(*class, now),
+        Outcome::Interruption { .. } => health,
     }
 }
 

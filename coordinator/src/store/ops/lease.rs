@@ -3,13 +3,20 @@
 use std::collections::BTreeMap;
 
 use super::changes::{Changes, Details};
+use crate::fair;
+use crate::health::BLAME_LIMIT;
+use crate::offer::Warm;
 use crate::store::Op;
 use crate::store::error::Error;
 use crate::store::rows::{AssignmentRow, SweepState, TrialRow, WorkerRow};
-use crate::store::sql::trials::Token;
+use crate::store::sql::sweeps::Avoiding;
+use crate::store::sql::trials::{Served, Token};
 use crate::store::sql::{sweeps, trials, workers};
 use crate::store::tx::Tx;
 use crate::trial::{self, Command, Holder, Millis, Rejected, TrialId, WorkerId};
+
+/// How long a trial that failed on a worker is left to others.
+const PATIENCE: Millis = 60_000;
 
 /// Leases up to `max` trials that fit the worker, never more than its free slots.
 #[derive(Debug, Clone)]
@@ -19,6 +26,8 @@ pub struct Lease {
     pub request: String,
     pub max: u32,
     pub ttl: Millis,
+    /// What the free slots have in memory: such trials are preferred within a sweep.
+    pub warm: Vec<Warm>,
 }
 
 /// What a request has leased.
@@ -40,10 +49,10 @@ impl Op for Lease {
         }
         let free = worker.slots - trials::held(tx, &self.worker).await?;
         let max = free.min(i64::from(self.max));
-        if worker.state != "live" || max <= 0 {
+        if max <= 0 || self.is_sick(tx, &worker).await? || !worker.may_lease(now) {
             return Ok(Leased::default());
         }
-        let needs = fitting(tx, &worker).await?;
+        let needs = fitting(tx, &worker, &self.warm).await?;
         let (mut changes, claimed) = self.claim(tx, &needs, max, now).await?;
         let mut tokens = Vec::new();
         for row in claimed {
@@ -69,45 +78,84 @@ impl Op for Lease {
 }
 
 impl Lease {
-    /// Locks sweeps with something to do, in the order of their numbers, then picks from them in the order of service.
+    /// Locks the sweeps whose turn it is, in the order of their numbers, reads what they have, and shares it out.
     async fn claim<T: Tx>(
         &self,
         tx: &mut T,
-        needs: &[i64],
+        needs: &[Served],
         max: i64,
         now: Millis,
     ) -> Result<(Changes, Vec<TrialRow>), Error> {
-        let order: Vec<i64> = match needs {
+        let others = workers::has_others(tx, &self.worker).await?;
+        let avoiding = avoiding(&self.worker, others);
+        let ids: Vec<i64> = needs.iter().map(|need| need.need).collect();
+        let mut candidates = match ids.as_slice() {
             [] => Vec::new(),
-            needs => sweeps::servable(tx, needs, now, max).await?.iter().map(|row| row.number).collect(),
+            ids => sweeps::candidates(tx, ids, avoiding, now).await?,
         };
-        let locked = if order.is_empty() { Vec::new() } else { sweeps::lock(tx, &order).await? };
-        let rooms: BTreeMap<i64, i64> = locked
-            .iter()
-            .filter(|row| row.state == SweepState::Active.name())
-            .map(|row| (row.number, row.max_running.map_or(max, |limit| limit - row.running)))
-            .collect();
+        let turns: Vec<i64> =
+            fair::shares(candidates.clone(), max).iter().map(|share| share.number).collect();
+        let locked = if turns.is_empty() { Vec::new() } else { sweeps::lock(tx, &turns).await? };
+        let mut due: BTreeMap<i64, Vec<TrialRow>> = BTreeMap::new();
+        for candidate in &mut candidates {
+            candidate.room = 0;
+            let Some(row) = locked.iter().find(|row| row.number == candidate.number) else { continue };
+            candidate.running = row.running;
+            candidate.served = row.served;
+            let room = row.max_running.map_or(max, |limit| limit - row.running).min(max);
+            if row.state == SweepState::Active.name() && room > 0 {
+                let rows = trials::claimable(tx, row.number, needs, avoiding, now, room).await?;
+                candidate.room = rows.len() as i64;
+                due.insert(row.number, rows);
+            }
+        }
         let mut changes = Changes::new(locked, now)?;
         let mut claimed = Vec::new();
-        for number in order {
-            let room = rooms.get(&number).copied().unwrap_or(0).min(max - claimed.len() as i64);
-            if room > 0 {
-                let rows = trials::claimable(tx, number, needs, now, room).await?;
-                changes.add(&rows)?;
-                claimed.extend(rows);
-            }
+        for share in fair::shares(candidates, max) {
+            let mut rows = due.remove(&share.number).unwrap_or_default();
+            rows.truncate(share.trials as usize);
+            changes.add(&rows)?;
+            changes.sweep(share.number)?.served = share.served;
+            claimed.extend(rows);
         }
         Ok((changes, claimed))
     }
+
+    /// Quarantines a worker on which trials failed that have succeeded elsewhere.
+    async fn is_sick<T: Tx>(&self, tx: &mut T, worker: &WorkerRow) -> Result<bool, Error> {
+        if worker.quarantined.is_some() || !worker.health().is_suspect() {
+            return Ok(worker.quarantined.is_some());
+        }
+        let blamed = workers::blamed(tx, &self.worker, BLAME_LIMIT).await?;
+        if blamed.len() < BLAME_LIMIT {
+            return Ok(false);
+        }
+        let trials = blamed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let reason = format!("trials {trials} failed here and succeeded elsewhere");
+        workers::quarantine(tx, &self.worker, &reason).await?;
+        tracing::warn!(worker = %self.worker, reason, "worker quarantined");
+        Ok(true)
+    }
 }
 
-/// The needs that a worker serves.
-pub(in crate::store) async fn fitting<T: Tx>(tx: &mut T, worker: &WorkerRow) -> Result<Vec<i64>, Error> {
+/// A trial that failed on a worker is left to others for a while, if there are others.
+pub(in crate::store) fn avoiding(worker: &WorkerId, has_others: bool) -> Avoiding<'_> {
+    Avoiding { worker: if has_others { &worker.0 } else { "" }, patience: PATIENCE }
+}
+
+/// The needs that a worker serves, and whether it would have to load a backbone or a task for them.
+pub(in crate::store) async fn fitting<T: Tx>(
+    tx: &mut T,
+    worker: &WorkerRow,
+    warm: &[Warm],
+) -> Result<Vec<Served>, Error> {
     let offer = worker.offer()?;
     let mut fitting = Vec::new();
     for row in trials::needs(tx).await? {
-        if offer.fits(&row.need()?) {
-            fitting.push(row.id);
+        let need = row.need()?;
+        if offer.fits(&need) {
+            let is_warm = warm.iter().any(|warm| warm.serves(&need));
+            fitting.push(Served { need: row.id, cold: i64::from(!is_warm) });
         }
     }
     Ok(fitting)

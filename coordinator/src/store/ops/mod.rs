@@ -11,11 +11,11 @@ mod worker;
 
 pub use control::{Cancel, Pause, Resume};
 pub use finish::{Finish, NewEnd, Outcome, Point, Progress, Report, Verdict};
-pub(super) use lease::fitting;
 pub use lease::{Lease, Leased, Lost, Renew};
+pub(super) use lease::{avoiding, fitting};
 pub use reap::{Reap, Reaped};
 pub use submit::{NewConfiguration, NewSweep, NewTrial, Submit};
-pub use worker::{Drain, Register};
+pub use worker::{Drain, Register, Release};
 
 /// Lower-case letters and digits that are not mistaken for each other.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";

@@ -34,6 +34,7 @@ pub struct NewSweep {
     pub max_running: Option<u32>,
     pub timeout_ms: Option<u64>,
     pub pause_after_failures: Option<u32>,
+    pub pause_after_code_errors: Option<u32>,
     pub source: SourceRow,
     /// In the order of the file.
     pub configurations: Vec<NewConfiguration>,
@@ -132,6 +133,7 @@ impl NewSweep {
             max_running: self.max_running.map(i64::from),
             timeout_ms: self.timeout_ms.map(|timeout| i64::try_from(timeout).unwrap_or(i64::MAX)),
             pause_after_failures: self.pause_after_failures.map(i64::from),
+            pause_after_code_errors: self.pause_after_code_errors.map(i64::from),
             configurations: self.configurations.len() as i64,
             trials: self.trials.len() as i64,
         }

@@ -75,3 +75,18 @@ impl Op for Drain {
         false
     }
 }
+
+/// Lifts the quarantine of a worker, given by its id or its name.
+#[derive(Debug, Clone)]
+pub struct Release {
+    pub worker: String,
+}
+
+impl Op for Release {
+    type Output = Vec<WorkerRow>;
+
+    async fn run<T: Tx>(&self, tx: &mut T, _now: Millis) -> Result<Vec<WorkerRow>, Error> {
+        let released = workers::release(tx, &self.worker).await?;
+        if released.is_empty() { Err(Error::NoSuchWorker(self.worker.clone())) } else { Ok(released) }
+    }
+}

@@ -1,4 +1,4 @@
-//! Tables that only grow: `event`, `point`, `result`.
+//! Tables that only grow: `event`, `point`, `result`, `orphan`, and `code_error`.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::trials::Token;
 use crate::store::error::Error;
-use crate::store::rows::{EventRow, PointRow, to_json};
+use crate::store::rows::{EventRow, KeyRow, OrphanRow, PointRow, to_json};
 use crate::store::tx::{Sql, Tx, args, record};
 use crate::trial::TrialId;
 
@@ -60,6 +60,28 @@ const UPSERT_CHECKPOINTS: Sql = Sql {
                SELECT x.* FROM json_to_recordset($1::json) AS x(trial bigint, attempt bigint, url text)
                ON CONFLICT (trial) DO UPDATE SET attempt = excluded.attempt, url = excluded.url",
 };
+
+const INSERT_ORPHANS: Sql = Sql {
+    sqlite: "INSERT INTO orphan (trial, attempt, digest, worker, at, reason, metrics_json)
+             SELECT value ->> 'trial', value ->> 'attempt', value ->> 'digest', value ->> 'worker', value ->> 'at',
+                    value ->> 'reason', value ->> 'metrics_json'
+               FROM json_each($1) WHERE true
+             ON CONFLICT DO NOTHING",
+    postgres: "INSERT INTO orphan (trial, attempt, digest, worker, at, reason, metrics_json)
+               SELECT x.* FROM json_to_recordset($1::json)
+                      AS x(trial bigint, attempt bigint, digest text, worker text, at bigint, reason text,
+                           metrics_json text)
+                ORDER BY 1, 2, 3
+               ON CONFLICT DO NOTHING",
+};
+const ORPHANS: Sql = Sql::both("SELECT * FROM orphan WHERE trial = $1 ORDER BY attempt, at, digest");
+
+const INSERT_CODE_ERROR: Sql = Sql::both(
+    "INSERT INTO code_error (sweep, fingerprint, trial) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+);
+const CODE_ERRORS: Sql =
+    Sql::both("SELECT count(*) AS key FROM code_error WHERE sweep = $1 AND fingerprint = $2");
+const FORGET_CODE_ERRORS: Sql = Sql::both("DELETE FROM code_error WHERE sweep = $1");
 
 record! { struct ValueRow { value: f64 } }
 record! { struct ArtifactRow { artifact: Option<String> } }
@@ -151,5 +173,35 @@ pub(in crate::store) async fn put_checkpoints<T: Tx>(
     let latest: BTreeMap<TrialId, CheckpointInsert> =
         checkpoints.into_iter().map(|checkpoint| (checkpoint.token.trial, checkpoint)).collect();
     tx.execute(UPSERT_CHECKPOINTS, args![to_json(&latest.into_values().collect::<Vec<_>>())]).await?;
+    Ok(())
+}
+
+/// Keeps results that were refused; one that is known already is left alone.
+pub(in crate::store) async fn insert_orphans<T: Tx>(tx: &mut T, orphans: &[OrphanRow]) -> Result<(), Error> {
+    if orphans.is_empty() {
+        return Ok(());
+    }
+    tx.execute(INSERT_ORPHANS, args![to_json(orphans)]).await?;
+    Ok(())
+}
+
+pub(in crate::store) async fn orphans<T: Tx>(tx: &mut T, trial: TrialId) -> Result<Vec<OrphanRow>, Error> {
+    Ok(tx.fetch(ORPHANS, args![trial.0]).await?)
+}
+
+/// Notes a code error of a trial, and counts the trials of the sweep that failed alike.
+pub(in crate::store) async fn add_code_error<T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    fingerprint: &str,
+    trial: TrialId,
+) -> Result<i64, Error> {
+    tx.execute(INSERT_CODE_ERROR, args![sweep, fingerprint, trial.0]).await?;
+    let row: Option<KeyRow> = tx.fetch_one(CODE_ERRORS, args![sweep, fingerprint]).await?;
+    Ok(row.map_or(0, |row| row.key))
+}
+
+pub(in crate::store) async fn forget_code_errors<T: Tx>(tx: &mut T, sweep: i64) -> Result<(), Error> {
+    tx.execute(FORGET_CODE_ERRORS, args![sweep]).await?;
     Ok(())
 }

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use crate::fair::Candidate;
 use crate::store::error::Error;
-use crate::store::rows::{ConfigurationRow, FailureRow, SourceRow, SweepRow, to_json};
+use crate::store::rows::{CandidateRow, ConfigurationRow, FailureRow, SourceRow, SweepRow, to_json};
 use crate::store::tx::{Sql, Tx, args, locking};
 use crate::trial::Millis;
 
@@ -15,6 +16,7 @@ const NEWEST: Sql = Sql::both("SELECT * FROM sweep ORDER BY number DESC LIMIT 1"
 const BY_NAME: Sql = Sql::both("SELECT * FROM sweep WHERE name = $1 ORDER BY number DESC LIMIT 1");
 const BY_PREFIX: Sql =
     Sql::both("SELECT * FROM sweep WHERE substr(id, 1, length($1)) = $1 ORDER BY id LIMIT 5");
+const ACTIVE: Sql = Sql::both("SELECT * FROM sweep WHERE state = 'active'");
 const LIST: Sql = Sql::both("SELECT * FROM sweep ORDER BY number DESC LIMIT $1");
 
 const LOCK: Sql = Sql {
@@ -32,29 +34,37 @@ const PEEK: Sql = Sql {
                 WHERE number = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint)) ORDER BY number",
 };
 
-/// Active sweeps below their limit with a trial that is due and has one of the needs, in the order of service.
-const SERVABLE: Sql = Sql {
-    sqlite: "SELECT s.* FROM sweep s
-              WHERE s.state = 'active' AND s.queued > 0 AND (s.max_running IS NULL OR s.running < s.max_running)
-                AND EXISTS (SELECT 1 FROM trial t
-                             WHERE t.sweep = s.number AND t.need IN (SELECT value FROM json_each($1))
-                               AND t.state = 'queued' AND t.not_before <= $2)
-              ORDER BY s.priority DESC, s.number LIMIT $3",
-    postgres: "SELECT s.* FROM sweep s
-                WHERE s.state = 'active' AND s.queued > 0 AND (s.max_running IS NULL OR s.running < s.max_running)
-                  AND EXISTS (SELECT 1 FROM trial t
-                               WHERE t.sweep = s.number
-                                 AND t.need = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
-                                 AND t.state = 'queued' AND t.not_before <= $2)
-                ORDER BY s.priority DESC, s.number LIMIT $3",
+/// Active sweeps, and how many trials each may give now: 0 unless one is due, has one of the needs, and did not fail
+/// last on the worker `$3` within the time until `$4`.
+const CANDIDATES: Sql = Sql {
+    sqlite: "SELECT s.number, s.project, s.priority, s.running, s.served,
+                    CASE WHEN s.queued > 0 AND (s.max_running IS NULL OR s.running < s.max_running)
+                          AND EXISTS (SELECT 1 FROM trial t
+                                       WHERE t.sweep = s.number AND t.need IN (SELECT value FROM json_each($1))
+                                         AND t.state = 'queued' AND t.not_before <= $2
+                                         AND (t.failed_on IS NULL OR t.failed_on <> $3 OR t.not_before <= $4))
+                         THEN min(s.queued, coalesce(s.max_running - s.running, s.queued)) ELSE 0 END AS room
+               FROM sweep s WHERE s.state = 'active'",
+    postgres: "SELECT s.number, s.project, s.priority, s.running, s.served,
+                      CASE WHEN s.queued > 0 AND (s.max_running IS NULL OR s.running < s.max_running)
+                            AND EXISTS (SELECT 1 FROM trial t
+                                         WHERE t.sweep = s.number
+                                           AND t.need = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
+                                           AND t.state = 'queued' AND t.not_before <= $2
+                                           AND (t.failed_on IS NULL OR t.failed_on <> $3 OR t.not_before <= $4))
+                           THEN least(s.queued, s.max_running - s.running) ELSE 0 END AS room
+                 FROM sweep s WHERE s.state = 'active'",
 };
 
 const INSERT: Sql = Sql::both(
     "INSERT INTO sweep (id, key, name, project, labels_json, state, created, priority, objective_json, report_json,
                         axes_json, retry_json, checkpoint_json, max_running, timeout_ms, pause_after_failures,
-                        paused_because, configurations, trials, queued, running, succeeded, failed, cancelled, failures, last_seq)
-     VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, '',
-             $16, $17, $17, 0, 0, 0, 0, 0, 0)
+                        pause_after_code_errors, paused_because,
+                        configurations, trials, queued, running, succeeded, failed, cancelled, failures, last_seq,
+                        served)
+     VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, '',
+             $17, $18, $18, 0, 0, 0, 0, 0, 0,
+             coalesce((SELECT max(served) FROM sweep WHERE state = 'active'), 0))
      RETURNING *",
 );
 const INSERT_SOURCE: Sql = Sql::both(
@@ -65,7 +75,7 @@ const SOURCE: Sql = Sql::both("SELECT * FROM source WHERE sweep = $1");
 
 const UPDATE: Sql = Sql::both(
     "UPDATE sweep SET state = $2, paused_because = $3, queued = $4, running = $5, succeeded = $6, failed = $7,
-                      cancelled = $8, failures = $9, last_seq = $10
+                      cancelled = $8, failures = $9, last_seq = $10, served = $11
       WHERE number = $1",
 );
 
@@ -94,6 +104,13 @@ const FAILURES: Sql = Sql::both(
       ORDER BY x.trials DESC, x.class",
 );
 
+/// Whose failures keep a trial away from it, and for how long the trial is left to others.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct Avoiding<'a> {
+    pub worker: &'a str,
+    pub patience: Millis,
+}
+
 /// A sweep to be written.
 #[derive(Debug)]
 pub(in crate::store) struct SweepInsert<'a> {
@@ -111,6 +128,7 @@ pub(in crate::store) struct SweepInsert<'a> {
     pub max_running: Option<i64>,
     pub timeout_ms: Option<i64>,
     pub pause_after_failures: Option<i64>,
+    pub pause_after_code_errors: Option<i64>,
     pub configurations: i64,
     pub trials: i64,
 }
@@ -165,6 +183,10 @@ pub(in crate::store) async fn list<T: Tx>(tx: &mut T, limit: i64) -> Result<Vec<
     Ok(tx.fetch(LIST, args![limit]).await?)
 }
 
+pub(in crate::store) async fn active<T: Tx>(tx: &mut T) -> Result<Vec<SweepRow>, Error> {
+    Ok(tx.fetch(ACTIVE, args![]).await?)
+}
+
 /// Locks sweeps, in the order that keeps lockers from waiting for each other in a circle.
 pub(in crate::store) async fn lock<T: Tx>(tx: &mut T, numbers: &[i64]) -> Result<Vec<SweepRow>, Error> {
     Ok(tx.fetch(LOCK, args![to_json(numbers)]).await?)
@@ -174,13 +196,24 @@ pub(in crate::store) async fn peek<T: Tx>(tx: &mut T, numbers: &[i64]) -> Result
     Ok(tx.fetch(PEEK, args![to_json(numbers)]).await?)
 }
 
-pub(in crate::store) async fn servable<T: Tx>(
+/// Active sweeps, for [`crate::fair::shares`]. A trial that failed on `avoiding` is left to others for `patience`.
+pub(in crate::store) async fn candidates<T: Tx>(
     tx: &mut T,
     needs: &[i64],
+    avoiding: Avoiding<'_>,
     now: Millis,
-    limit: i64,
-) -> Result<Vec<SweepRow>, Error> {
-    Ok(tx.fetch(SERVABLE, args![to_json(needs), now, limit]).await?)
+) -> Result<Vec<Candidate>, Error> {
+    let args = args![to_json(needs), now, avoiding.worker, now - avoiding.patience];
+    let rows: Vec<CandidateRow> = tx.fetch(CANDIDATES, args).await?;
+    let candidate = |row: CandidateRow| Candidate {
+        number: row.number,
+        project: row.project,
+        priority: row.priority,
+        running: row.running,
+        room: row.room,
+        served: row.served,
+    };
+    Ok(rows.into_iter().map(candidate).collect())
 }
 
 pub(in crate::store) async fn insert<T: Tx>(
@@ -204,6 +237,7 @@ pub(in crate::store) async fn insert<T: Tx>(
         new.max_running,
         new.timeout_ms,
         new.pause_after_failures,
+        new.pause_after_code_errors,
         new.configurations,
         new.trials,
     ];
@@ -244,6 +278,7 @@ pub(in crate::store) async fn update<T: Tx>(tx: &mut T, row: &SweepRow) -> Resul
         row.cancelled,
         row.failures,
         row.last_seq,
+        row.served,
     ];
     match tx.execute(UPDATE, args).await? {
         1 => Ok(()),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::sweeps::Avoiding;
 use crate::offer::Need;
 use crate::store::error::Error;
 use crate::store::rows::{
@@ -14,11 +15,15 @@ use crate::store::tx::{Sql, Tx, args, locking};
 use crate::trial::{Millis, TrialId, WorkerId};
 
 const INSERT: Sql = Sql {
-    sqlite: "INSERT INTO trial (sweep, config, seed, need, state, attempt, failures, interruptions, epoch, not_before)
-             SELECT $1, value ->> 'config', value ->> 'seed', value ->> 'need', 'queued', 0, 0, 0, 0, 0
+    sqlite:
+        "INSERT INTO trial (sweep, config, seed, need, state, attempt, failures, interruptions, lost, epoch,
+                                not_before)
+             SELECT $1, value ->> 'config', value ->> 'seed', value ->> 'need', 'queued', 0, 0, 0, 0, 0, 0
                FROM json_each($2)",
-    postgres: "INSERT INTO trial (sweep, config, seed, need, state, attempt, failures, interruptions, epoch, not_before)
-               SELECT $1, x.config, x.seed, x.need, 'queued', 0, 0, 0, 0, 0
+    postgres:
+        "INSERT INTO trial (sweep, config, seed, need, state, attempt, failures, interruptions, lost, epoch,
+                                  not_before)
+               SELECT $1, x.config, x.seed, x.need, 'queued', 0, 0, 0, 0, 0, 0
                  FROM json_to_recordset($2::json) AS x(config bigint, seed bigint, need bigint)",
 };
 
@@ -44,21 +49,25 @@ const CANCEL_QUEUED: Sql = Sql::both(
     "UPDATE trial SET state = 'cancelled', not_before = NULL, ended = $2 WHERE sweep = $1 AND state = 'queued'",
 );
 
-/// Due trials of a sweep with one of the needs, in order. Reads at most `$4` index entries per need.
+/// Due trials of a sweep with one of the needs, those that the worker is warm for first, then in order. Reads few more
+/// than `$4` index entries per need. What failed on the worker `$5` within the time until `$6` is left to others.
 const CLAIMABLE: Sql = Sql {
     sqlite: "SELECT t.* FROM json_each($2) n CROSS JOIN trial t
               WHERE t.id IN (SELECT q.id FROM trial q
-                              WHERE q.sweep = $1 AND q.need = n.value AND q.state = 'queued' AND q.not_before <= $3
+                              WHERE q.sweep = $1 AND q.need = n.value ->> 'need' AND q.state = 'queued'
+                                AND q.not_before <= $3
+                                AND (q.failed_on IS NULL OR q.failed_on <> $5 OR q.not_before <= $6)
                               ORDER BY q.id LIMIT $4)
-              ORDER BY t.id LIMIT $4",
+              ORDER BY n.value ->> 'cold', t.id LIMIT $4",
     postgres: "SELECT t.* FROM trial t
                 WHERE t.id = ANY (ARRAY(
-                          SELECT q.id FROM json_array_elements_text($2::json) AS n(need)
+                          SELECT q.id FROM json_to_recordset($2::json) AS n(need bigint, cold bigint)
                            CROSS JOIN LATERAL (SELECT id FROM trial
-                                                WHERE sweep = $1 AND need = n.need::bigint AND state = 'queued'
+                                                WHERE sweep = $1 AND need = n.need AND state = 'queued'
                                                   AND not_before <= $3
+                                                  AND (failed_on IS NULL OR failed_on <> $5 OR not_before <= $6)
                                                 ORDER BY id LIMIT $4) q
-                           ORDER BY q.id LIMIT $4))
+                           ORDER BY n.cold, q.id LIMIT $4))
                   AND t.state = 'queued'
                 ORDER BY t.id FOR NO KEY UPDATE SKIP LOCKED",
 };
@@ -66,7 +75,8 @@ const CLAIMABLE: Sql = Sql {
 const UPDATE: Sql = Sql {
     sqlite: "UPDATE trial
                 SET state = x.value ->> 'state', attempt = x.value ->> 'attempt', failures = x.value ->> 'failures',
-                    interruptions = x.value ->> 'interruptions', epoch = x.value ->> 'epoch',
+                    interruptions = x.value ->> 'interruptions', lost = x.value ->> 'lost',
+                    failed_on = x.value ->> 'failed_on', epoch = x.value ->> 'epoch',
                     not_before = x.value ->> 'not_before', worker = x.value ->> 'worker', class = x.value ->> 'class',
                     message = x.value ->> 'message', ended = x.value ->> 'ended'
                FROM json_each($1) x
@@ -74,11 +84,11 @@ const UPDATE: Sql = Sql {
                 AND trial.state = x.value ->> 'was_state'",
     postgres: "UPDATE trial t
                   SET state = x.state, attempt = x.attempt, failures = x.failures, interruptions = x.interruptions,
-                      epoch = x.epoch, not_before = x.not_before, worker = x.worker, class = x.class,
+                      lost = x.lost, failed_on = x.failed_on, epoch = x.epoch, not_before = x.not_before, worker = x.worker, class = x.class,
                       message = x.message, ended = x.ended
                  FROM json_to_recordset($1::json)
                       AS x(id bigint, was_attempt bigint, was_state text, state text, attempt bigint, failures bigint,
-                           interruptions bigint, epoch bigint, not_before bigint, worker text, class text,
+                           interruptions bigint, lost bigint, failed_on text, epoch bigint, not_before bigint, worker text, class text,
                            message text, ended bigint)
                 WHERE t.id = x.id AND t.attempt = x.was_attempt AND t.state = x.was_state",
 };
@@ -199,15 +209,22 @@ const OUTCOMES: Sql = Sql::both(
 );
 
 const INSERT_NEEDS: Sql = Sql {
-    sqlite: "INSERT INTO need (backbone, task, splits_json, method)
-             SELECT value ->> 'backbone', value ->> 'task', value ->> 'splits_json', value ->> 'method'
+    sqlite: "INSERT INTO need (backbone, task, splits_json, method, gpu_memory_mib, labels_json)
+             SELECT value ->> 'backbone', value ->> 'task', value ->> 'splits_json', value ->> 'method',
+                    value ->> 'gpu_memory_mib', value ->> 'labels_json'
                FROM json_each($1) WHERE true
              ON CONFLICT DO NOTHING",
-    postgres: "INSERT INTO need (backbone, task, splits_json, method)
+    postgres: "INSERT INTO need (backbone, task, splits_json, method, gpu_memory_mib, labels_json)
                SELECT x.* FROM json_to_recordset($1::json)
-                      AS x(backbone text, task text, splits_json text, method text) ORDER BY 1, 2, 3, 4
+                      AS x(backbone text, task text, splits_json text, method text, gpu_memory_mib bigint,
+                           labels_json text)
+                ORDER BY 1, 2, 3, 4, 5, 6
                ON CONFLICT DO NOTHING",
 };
+const DUE_BEFORE: Sql = Sql::both(
+    "SELECT count(*) AS key FROM trial
+      WHERE sweep = $1 AND need = $2 AND state = 'queued' AND id < $3 AND not_before <= $4",
+);
 const NEEDS: Sql = Sql::both("SELECT * FROM need ORDER BY id");
 const QUEUED_NEEDS: Sql = Sql::both(
     "SELECT need AS key, count(*) AS count FROM trial WHERE sweep = $1 AND state = 'queued' GROUP BY need ORDER BY 1",
@@ -235,6 +252,15 @@ struct NeedInsert {
     task: String,
     splits_json: String,
     method: String,
+    gpu_memory_mib: u64,
+    labels_json: String,
+}
+
+/// A need that the worker at hand serves, and whether it would have to load something first.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(in crate::store) struct Served {
+    pub need: i64,
+    pub cold: i64,
 }
 
 /// How an attempt ended, to be written.
@@ -287,11 +313,14 @@ pub(in crate::store) async fn cancel_queued<T: Tx>(
 pub(in crate::store) async fn claimable<T: Tx>(
     tx: &mut T,
     sweep: i64,
-    needs: &[i64],
+    needs: &[Served],
+    avoiding: Avoiding<'_>,
     now: Millis,
     limit: i64,
 ) -> Result<Vec<TrialRow>, Error> {
-    Ok(tx.fetch(CLAIMABLE, args![sweep, to_json(needs), now, limit]).await?)
+    let needs = to_json(needs);
+    let args = args![sweep, needs, now, limit, avoiding.worker, now - avoiding.patience];
+    Ok(tx.fetch(CLAIMABLE, args).await?)
 }
 
 /// Writes trials, each only if its attempt and state are still what the decision was made on.
@@ -430,10 +459,22 @@ pub(in crate::store) async fn insert_needs<T: Tx>(tx: &mut T, needs: &BTreeSet<&
         task: need.task.clone(),
         splits_json: to_json(&need.splits),
         method: need.method.clone(),
+        gpu_memory_mib: need.gpu_memory_mib,
+        labels_json: to_json(&need.labels),
     };
     let rows: Vec<_> = needs.iter().map(row).collect();
     tx.execute(INSERT_NEEDS, args![to_json(&rows)]).await?;
     Ok(())
+}
+
+/// Due trials of the same sweep and need that come before one.
+pub(in crate::store) async fn due_before<T: Tx>(
+    tx: &mut T,
+    row: &TrialRow,
+    now: Millis,
+) -> Result<i64, Error> {
+    let count: Option<KeyRow> = tx.fetch_one(DUE_BEFORE, args![row.sweep, row.need, row.id, now]).await?;
+    Ok(count.map_or(0, |row| row.key))
 }
 
 pub(in crate::store) async fn needs<T: Tx>(tx: &mut T) -> Result<Vec<NeedRow>, Error> {

@@ -1,0 +1,162 @@
+//! Why a trial waits: everything that keeps it from being leased, as sentences.
+
+use super::error::Error;
+use super::ops::avoiding;
+use super::rows::{SweepRow, SweepState, TrialRow, WorkerRow, to_u32};
+use super::sql::{sweeps, trials, workers};
+use super::{Op, Tx};
+use crate::offer::Need;
+use crate::trial::{Millis, TrialId, WorkerId};
+
+/// Says why a trial is not running.
+#[derive(Debug)]
+pub struct Explain {
+    pub trial: TrialId,
+}
+
+/// The answer to [`Explain`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Explanation {
+    pub state: String,
+    /// What holds for the trial wherever it would run. Empty: nothing but its turn.
+    pub reasons: Vec<String>,
+    /// Workers that are not lost, by name, each with what keeps it from taking the trial. Nothing: it could.
+    pub workers: Vec<(String, Vec<String>)>,
+}
+
+impl Op for Explain {
+    type Output = Explanation;
+
+    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Explanation, Error> {
+        let missing = || Error::NoTrial(self.trial);
+        let row = trials::peek(tx, &[self.trial]).await?.pop().ok_or_else(missing)?;
+        let sweep = sweeps::peek(tx, &[row.sweep]).await?.pop().ok_or_else(missing)?;
+        let state = row.state.clone();
+        if state != "queued" {
+            let reasons = vec![not_queued(&row)];
+            return Ok(Explanation { state, reasons, workers: Vec::new() });
+        }
+        let mut reasons = of_sweep(&sweep)?;
+        reasons.extend(of_backoff(&row, now));
+        let needs = trials::needs(tx).await?;
+        let need = needs.iter().find(|need| need.id == row.need).ok_or_else(missing)?.need()?;
+        let rows: Vec<WorkerRow> = workers::list(tx, now).await?;
+        let leases = workers::leases(tx).await?;
+        let listed: Vec<&WorkerRow> = rows.iter().filter(|row| row.state != "lost").collect();
+        let mut verdicts = Vec::with_capacity(listed.len());
+        for worker in &listed {
+            let held = leases.iter().find(|row| row.worker == worker.id).map_or(0, |row| row.count);
+            let reasons = of_worker(worker, held, &row, &need, listed.len() > 1, now)?;
+            verdicts.push((worker.name.clone(), reasons));
+        }
+        if verdicts.is_empty() {
+            reasons.push("there is no live worker; start one with `worker start`".to_owned());
+        } else if verdicts.iter().all(|(_, reasons)| !reasons.is_empty()) {
+            reasons.push("no worker can take it now".to_owned());
+        } else {
+            reasons.extend(of_turn(tx, &sweep, &row, now).await?);
+        }
+        verdicts.sort();
+        Ok(Explanation { state, reasons, workers: verdicts })
+    }
+}
+
+fn not_queued(row: &TrialRow) -> String {
+    match row.state.as_str() {
+        "running" => {
+            let worker = row.worker.as_deref().unwrap_or_default();
+            format!("it runs on {worker} as attempt {}", row.attempt)
+        }
+        "failed" => {
+            let (class, message) = (row.class.as_deref(), row.message.as_deref());
+            format!("it has failed: {}: {}", class.unwrap_or_default(), message.unwrap_or_default())
+        }
+        state => format!("it is {state}"),
+    }
+}
+
+fn of_sweep(sweep: &SweepRow) -> Result<Vec<String>, Error> {
+    let mut reasons = Vec::new();
+    if sweep.state()? == SweepState::Paused {
+        let why = if sweep.paused_because.is_empty() { "by hand" } else { &sweep.paused_because };
+        reasons.push(format!("its sweep is paused: {why}; `sweep resume {}` goes on", sweep.id));
+    }
+    if let Some(limit) = sweep.max_running.filter(|limit| sweep.running >= *limit) {
+        reasons.push(format!("its sweep runs {} trials (limits.max_running: {limit})", sweep.running));
+    }
+    Ok(reasons)
+}
+
+fn of_backoff(row: &TrialRow, now: Millis) -> Option<String> {
+    let not_before = row.not_before.filter(|not_before| *not_before > now)?;
+    let after = match (row.failures, row.lost) {
+        (0, lost) => format!("{lost} of its workers were lost"),
+        (failures, _) => format!("{failures} of its attempts failed"),
+    };
+    Some(format!("{after}; it is tried again in {} s", seconds(not_before - now)))
+}
+
+/// What keeps a worker from taking the trial.
+fn of_worker(
+    worker: &WorkerRow,
+    held: i64,
+    trial: &TrialRow,
+    need: &Need,
+    has_others: bool,
+    now: Millis,
+) -> Result<Vec<String>, Error> {
+    let mut reasons: Vec<String> =
+        worker.offer()?.lacks(need).into_iter().map(|what| format!("lacks {what}")).collect();
+    if worker.state == "draining" {
+        reasons.push("is draining".to_owned());
+    }
+    if let Some(why) = &worker.quarantined {
+        reasons.push(format!("is quarantined: {why}; `sweep workers release {}` lifts it", worker.name));
+    }
+    if worker.rests_until > now {
+        let (strikes, rest) = (worker.strikes, seconds(worker.rests_until - now));
+        reasons.push(format!("rests for {rest} s after {strikes} failures in a row"));
+    }
+    if held >= worker.slots {
+        reasons.push(format!("has no free slot ({held} of {} taken)", worker.slots));
+    }
+    let id = WorkerId(worker.id.clone());
+    let patience = avoiding(&id, has_others).patience;
+    let left_until = trial.not_before.unwrap_or_default() + patience;
+    if has_others && trial.failed_on.as_ref() == Some(&worker.id) && left_until > now {
+        let rest = seconds(left_until - now);
+        reasons.push(format!("leaves it to others for {rest} s, for it failed here"));
+    }
+    Ok(reasons)
+}
+
+/// What is served before it, though a worker could take it.
+async fn of_turn<T: Tx>(
+    tx: &mut T,
+    sweep: &SweepRow,
+    row: &TrialRow,
+    now: Millis,
+) -> Result<Vec<String>, Error> {
+    let mut reasons = Vec::new();
+    let due = trials::due_before(tx, row, now).await?;
+    if due > 0 {
+        reasons.push(format!("{due} trials of its sweep are before it"));
+    }
+    let active = sweeps::active(tx).await?;
+    let higher = active.iter().filter(|other| other.queued > 0 && other.priority > sweep.priority).count();
+    if higher > 0 {
+        reasons.push(format!("{higher} sweeps of higher priority have trials waiting"));
+    }
+    let equal = active
+        .iter()
+        .filter(|other| other.queued > 0 && other.priority == sweep.priority && other.number != sweep.number);
+    let equal = to_u32(equal.count() as i64);
+    if equal > 0 {
+        reasons.push(format!("{equal} sweeps of the same priority take turns with its own"));
+    }
+    Ok(reasons)
+}
+
+fn seconds(millis: Millis) -> Millis {
+    (millis + 999) / 1_000
+}
