@@ -63,6 +63,8 @@ pub(crate) enum Verb {
     Trials(TrialsArgs),
     /// Show a trial with every attempt
     Trial(TrialArgs),
+    /// Say why a trial is not running: what it waits for, and what each worker lacks
+    Explain(ExplainArgs),
     /// Print a trial as a file that `worker train` runs again
     Capture(CaptureArgs),
     /// Tabulate results: mean and standard deviation over seeds
@@ -75,8 +77,8 @@ pub(crate) enum Verb {
     Resume(SweepArgs),
     /// End every trial of a sweep that has not ended
     Cancel(SweepArgs),
-    /// List the workers that the coordinator knows
-    Workers,
+    /// List the workers that the coordinator knows, or release one from quarantine
+    Workers(WorkersArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -150,6 +152,28 @@ pub(crate) struct TrialArgs {
     /// Show the metrics of every epoch
     #[arg(long)]
     pub(crate) points: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Id of the trial
+    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) trial: i64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkersArgs {
+    #[command(subcommand)]
+    pub(crate) verb: Option<WorkersVerb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkersVerb {
+    /// Lift the quarantine of a worker, and of all of its name
+    Release {
+        /// Id or name of the worker
+        worker: String,
+    },
 }
 
 #[derive(Debug, Args)]

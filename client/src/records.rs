@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use proto::v1::{
-    Attempt, Counts, Event, EventKind, GetResponse, GetTrialResponse, Point, Provenance, Sweep, Trial, Worker,
+    Attempt, Counts, Event, EventKind, ExplainResponse, GetResponse, GetTrialResponse, Orphan, Point,
+    Provenance, Sweep, Trial, Worker,
 };
 use serde::Serialize;
 
@@ -212,6 +213,7 @@ pub(crate) struct TrialDetail {
     trial: TrialRecord,
     attempts: Vec<AttemptRecord>,
     points: Vec<PointRecord>,
+    orphans: Vec<OrphanRecord>,
     recipe: Settings,
     /// Where the tuned tensors lie.
     artifact: Option<String>,
@@ -228,6 +230,16 @@ struct AttemptRecord {
     end: String,
     failure: Option<String>,
     message: Option<String>,
+}
+
+/// A result that came too late.
+#[derive(Debug, Serialize)]
+struct OrphanRecord {
+    attempt: u32,
+    worker: String,
+    at: String,
+    reason: String,
+    metrics: BTreeMap<String, f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -250,11 +262,19 @@ impl TryFrom<GetTrialResponse> for TrialDetail {
             end: attempt.end,
             message: present(attempt.message),
         };
+        let orphan = |orphan: Orphan| OrphanRecord {
+            attempt: orphan.attempt,
+            worker: orphan.worker,
+            at: format::moment(orphan.at.as_ref()),
+            reason: orphan.reason,
+            metrics: orphan.metrics.into_iter().collect(),
+        };
         let point = |point: Point| PointRecord { name: point.name, epoch: point.epoch, value: point.value };
         Ok(Self {
             trial: reply.trial.unwrap_or_default().try_into()?,
             attempts: reply.attempts.into_iter().map(attempt).collect(),
             points: reply.points.into_iter().map(point).collect(),
+            orphans: reply.orphans.into_iter().map(orphan).collect(),
             recipe: recipe(&reply.recipe_json)?,
             artifact: present(reply.artifact),
             checkpoint: present(reply.checkpoint),
@@ -275,6 +295,34 @@ pub(crate) fn trial_file(reply: &GetTrialResponse) -> Result<Settings, CliError>
     Ok(keys)
 }
 
+/// Why a trial waits.
+#[derive(Debug, Serialize)]
+pub(crate) struct ExplainRecord {
+    state: &'static str,
+    reasons: Vec<String>,
+    workers: Vec<VerdictRecord>,
+}
+
+#[derive(Debug, Serialize)]
+struct VerdictRecord {
+    worker: String,
+    reasons: Vec<String>,
+}
+
+impl From<ExplainResponse> for ExplainRecord {
+    fn from(reply: ExplainResponse) -> Self {
+        let verdict = |verdict: proto::v1::WorkerVerdict| VerdictRecord {
+            worker: verdict.worker,
+            reasons: verdict.reasons,
+        };
+        Self {
+            state: format::trial_state(reply.state()),
+            reasons: reply.reasons,
+            workers: reply.workers.into_iter().map(verdict).collect(),
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 pub(crate) struct WorkerRecord {
     id: String,
@@ -282,12 +330,15 @@ pub(crate) struct WorkerRecord {
     state: String,
     slots: u32,
     running: u32,
+    quarantined: Option<String>,
+    rests_until: Option<String>,
     registered: String,
     last_seen: String,
     backbones: Vec<String>,
     tasks: Vec<String>,
     methods: Vec<String>,
     devices: Vec<DeviceRecord>,
+    labels: BTreeMap<String, String>,
     worker_version: String,
     libtorch_version: String,
 }
@@ -313,12 +364,15 @@ impl From<Worker> for WorkerRecord {
             state: worker.state,
             slots: worker.slots,
             running: worker.running,
+            quarantined: present(worker.quarantined),
+            rests_until: present(format::moment(worker.rests_until.as_ref())),
             registered: format::moment(worker.registered.as_ref()),
             last_seen: format::moment(worker.last_seen.as_ref()),
             backbones: offer.backbones.into_iter().map(|backbone| backbone.name).collect(),
             tasks: offer.tasks.into_iter().map(|task| task.name).collect(),
             methods: offer.methods,
             devices: offer.devices.into_iter().map(device).collect(),
+            labels: offer.labels.into_iter().collect(),
             worker_version: offer.worker_version,
             libtorch_version: offer.libtorch_version,
         }

@@ -433,6 +433,45 @@ fn a_plan_names_what_workers_lack() {
 }
 
 #[test]
+fn a_quarantined_worker_says_why_and_is_released() {
+    let worker = Worker {
+        id: "gpu-01-abcdef".into(),
+        name: "gpu-01".into(),
+        state: "live".into(),
+        quarantined: "trials 3, 5, 8 failed here and succeeded elsewhere".into(),
+        ..Worker::default()
+    };
+    let server = Server::start(World { workers: vec![worker], ..a_world() });
+    let assert = server.sweep(&["workers"]).assert().success();
+    let listed = text(&assert.get_output().stdout);
+    assert!(listed.contains("quarantined: trials 3, 5, 8 failed here"), "{listed}");
+    assert!(listed.contains("sweep workers release gpu-01"), "{listed}");
+    let assert = server.sweep(&["workers", "release", "gpu-01"]).assert().success();
+    let released = text(&assert.get_output().stdout);
+    assert!(released.contains("live") && !released.contains("quarantined"), "{released}");
+    let assert = server.sweep(&["workers", "release", "gpu-02"]).assert().code(3);
+    assert!(text(&assert.get_output().stderr).contains("gpu-02"));
+}
+
+#[test]
+fn explain_says_what_a_trial_waits_for() {
+    let explanation = ExplainResponse {
+        reasons: vec!["its sweep is paused: by hand".into()],
+        workers: vec![WorkerVerdict { worker: "gpu-01".into(), reasons: vec!["is draining".into()] }],
+        ..ExplainResponse::default()
+    };
+    let server = Server::start(World { explanation, ..a_world() });
+    let id = server.world.lock().expect("no panic").trials[0].id.to_string();
+    let assert = server.sweep(&["explain", &id]).assert().success();
+    let said = text(&assert.get_output().stdout);
+    assert!(said.contains("its sweep is paused: by hand\nworker gpu-01: is draining"), "{said}");
+    let assert = server.sweep(&["explain", &id, "--output", "json"]).assert().success();
+    let said: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).expect("json");
+    assert_eq!(said["workers"][0]["reasons"][0], "is draining");
+    server.sweep(&["explain", "999999"]).assert().code(3);
+}
+
+#[test]
 fn submit_prints_the_id_alone_and_is_idempotent() {
     let server = Server::start(a_world());
     let (_folder, file) = a_file("", "");

@@ -1,6 +1,7 @@
 //! The verbs: each reads its arguments, makes its calls, prints its answer.
 
 mod control;
+mod explain;
 mod file;
 mod plan;
 mod results;
@@ -10,7 +11,7 @@ mod workers;
 
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Format, Global, Verb};
+use crate::cli::{Cli, Format, Global, Verb, WorkersArgs, WorkersVerb};
 use crate::connection::Connection;
 use crate::error::{CliError, Outcome};
 use crate::{output, watch};
@@ -29,13 +30,17 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
         Verb::Watch(args) => return watch::watch(&mut open(&global).await?, &args.sweep, format).await,
         Verb::Trials(args) => trials::list(open(&global).await?, args, format).await?,
         Verb::Trial(args) => trials::show(open(&global).await?, args, format).await?,
+        Verb::Explain(args) => explain::explain(open(&global).await?, args.trial, format).await?,
         Verb::Capture(args) => trials::capture(open(&global).await?, args.trial).await?,
         Verb::Results(args) => results::results(open(&global).await?, args, format).await?,
         Verb::Best(args) => results::best(open(&global).await?, args, format).await?,
         Verb::Pause(args) => control::pause(open(&global).await?, args.sweep, format).await?,
         Verb::Resume(args) => control::resume(open(&global).await?, args.sweep, format).await?,
         Verb::Cancel(args) => control::cancel(open(&global).await?, args.sweep, format).await?,
-        Verb::Workers => workers::list(open(&global).await?, format).await?,
+        Verb::Workers(WorkersArgs { verb: None }) => workers::list(open(&global).await?, format).await?,
+        Verb::Workers(WorkersArgs { verb: Some(WorkersVerb::Release { worker }) }) => {
+            workers::release(open(&global).await?, worker, format).await?;
+        }
         Verb::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "sweep", &mut script);
@@ -61,12 +66,13 @@ fn refuse_csv(verb: &Verb, format: Format) -> Result<(), CliError> {
         Verb::Show(_) => "show",
         Verb::Watch(_) => "watch",
         Verb::Trial(_) => "trial",
+        Verb::Explain(_) => "explain",
         Verb::Capture(_) => "capture",
         Verb::Best(_) => "best",
         Verb::Pause(_) => "pause",
         Verb::Resume(_) => "resume",
         Verb::Cancel(_) => "cancel",
-        Verb::Workers => "workers",
+        Verb::Workers(_) => "workers",
         Verb::Completions(_) => "completions",
     };
     if format == Format::Csv { Err(CliError::NoCsv { verb: name }) } else { Ok(()) }

@@ -161,6 +161,10 @@ fn page(reply: &GetTrialResponse, with_points: bool) -> Result<String, CliError>
         text.push('\n');
         text.push_str(&attempts(reply).to_text());
     }
+    if !reply.orphans.is_empty() {
+        text.push_str("\nresults that came too late, and count nowhere\n");
+        text.push_str(&orphans(reply).to_text());
+    }
     if with_points && !reply.points.is_empty() {
         text.push('\n');
         text.push_str(&points(&reply.points).to_text());
@@ -190,6 +194,29 @@ fn attempts(reply: &GetTrialResponse) -> Grid {
         ]
     };
     Grid { columns, rows: reply.attempts.iter().map(line).collect() }
+}
+
+fn orphans(reply: &GetTrialResponse) -> Grid {
+    let columns = vec![
+        Column::number("attempt"),
+        Column::text("worker"),
+        Column::text("at"),
+        Column::text("refused"),
+        Column::text("metrics"),
+    ];
+    let line = |orphan: &proto::v1::Orphan| {
+        let metrics: BTreeMap<&String, &f64> = orphan.metrics.iter().collect();
+        let metrics =
+            metrics.into_iter().map(|(name, value)| format!("{name}={}", format::metric(name, *value)));
+        vec![
+            orphan.attempt.to_string(),
+            orphan.worker.clone(),
+            format::moment(orphan.at.as_ref()),
+            orphan.reason.clone(),
+            metrics.collect::<Vec<_>>().join(" "),
+        ]
+    };
+    Grid { columns, rows: reply.orphans.iter().map(line).collect() }
 }
 
 /// Metrics by epoch: one row an epoch, one column a metric.
@@ -280,6 +307,13 @@ mod tests {
                 point("train/loss", 2, 0.4321),
                 point("val/top1", 2, 87.25),
             ],
+            orphans: vec![proto::v1::Orphan {
+                attempt: 1,
+                worker: "gpu-01".into(),
+                at: Some(prost_types::Timestamp { seconds: 1_700_000_100, nanos: 0 }),
+                reason: "leased again as attempt 2".into(),
+                metrics: [("val/top1".to_owned(), 86.5)].into(),
+            }],
             recipe_json: "{}".into(),
             artifact: "file:///data/artifacts/3f2a9c01/17/attempt-2.safetensors".into(),
             checkpoint: String::new(),
