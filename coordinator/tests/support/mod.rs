@@ -1,6 +1,6 @@
 //! What the tests of the store share: a database of their own, a clock set by hand, sweeps and workers in a line.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unused_macros, unused_imports, reason = "each test binary uses its own part")]
 
 pub(crate) mod invariants;
 pub(crate) mod postgres;
