@@ -5,6 +5,7 @@
 //! method does not read, is an error.
 
 mod error;
+mod family;
 mod hash;
 mod keys;
 mod names;
@@ -12,6 +13,7 @@ mod read;
 mod write;
 
 pub use self::error::{Fault, RecipeError};
+pub use self::family::{Family, known_family};
 pub(crate) use self::hash::hex;
 pub use self::keys::{KEYS, Key, METHODS, method_reads, methods_reading};
 pub(crate) use self::keys::{is_key, list, unknown};

@@ -3,11 +3,13 @@
 
 pub mod agent;
 pub mod backbone;
+pub mod convnet;
 pub mod data;
 pub mod doctor;
 pub mod home;
 pub mod import;
 pub mod protocol;
+pub mod swin;
 pub mod trainer;
 pub mod tuning;
 pub mod vit;

@@ -7,7 +7,7 @@ use super::keys::{self, KEYS, METHODS};
 use super::names::{self, HEAD_INIT, NORMALIZATION, PREPROCESSING, WARMUP};
 use super::{
     DEFAULT_BATCH_SIZE, HeadInit, Method, Normalization, Optimizer, Preprocessing, Recipe, RecipeError,
-    Schedule, Split, Warmup,
+    Schedule, Split, Warmup, known_family,
 };
 use crate::value::{self, Settings, Value};
 
@@ -74,6 +74,9 @@ impl Recipe {
             schedule: schedule(source, epochs)?,
             backbone,
         };
+        if let Some(family) = known_family(&recipe.backbone) {
+            recipe.check_family(family)?;
+        }
         if let Some(depth) = names::known_depth(&recipe.backbone) {
             recipe.check_depth(depth)?;
         }

@@ -6,8 +6,10 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use sweeps::recipe::Family;
 
-use crate::vit;
+use crate::convnet::{convnext, resnet};
+use crate::{swin, vit};
 
 /// Everything about a backbone's shape that its weights do not say by themselves, and what they say for the check.
 ///
@@ -16,6 +18,20 @@ use crate::vit;
 #[serde(tag = "family", rename_all = "snake_case")]
 pub enum Arch {
     Vit(vit::Arch),
+    Swin(swin::Arch),
+    Resnet(resnet::Arch),
+    Convnext(convnext::Arch),
+}
+
+/// Where a tensor of a checkpoint is read first in the forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Where images become what enters block 0.
+    Embedding,
+    /// In a block, or between it and the next one.
+    Block(usize),
+    /// Behind the last block.
+    Norm,
 }
 
 /// One tensor of a checkpoint: its name and its shape.
@@ -23,6 +39,13 @@ pub enum Arch {
 pub struct TensorShape {
     pub name: String,
     pub shape: Vec<usize>,
+}
+
+impl TensorShape {
+    /// Whether it is a parameter and not a statistic of a batch norm, which is neither trained nor counted.
+    pub fn is_parameter(&self) -> bool {
+        !(self.name.ends_with(".running_mean") || self.name.ends_with(".running_var"))
+    }
 }
 
 /// Why the numbers of an [`Arch`] do not make a backbone, or not one for these images.
@@ -40,13 +63,28 @@ pub enum ArchError {
     ImageSize { size: i64, patch_size: u32 },
     #[error("`layer_norm_eps` must be a positive number")]
     Eps,
+    #[error("`batch_norm_eps` must be a positive number")]
+    BatchNormEps,
+    #[error("{stages} stages from width {dim} on are more than a Swin transformer has")]
+    Stages { stages: u32, dim: u32 },
+    #[error("`image_size` ({image_size}) must be a multiple of {unit}, so that windows tile every stage")]
+    Windows { image_size: u32, unit: u64 },
+    #[error(
+        "the backbone takes images of {only} pixels and no others, not {size}: its windows belong to that size; set \
+         `image_size: {only}`"
+    )]
+    OneSize { size: i64, only: i64 },
+    #[error("an image of {size} pixels is too small for the backbone's stages; use at least {least}")]
+    TooSmall { size: i64, least: i64 },
 }
 
 impl Arch {
-    /// The family's name in sidecars and messages.
-    pub fn family(&self) -> &'static str {
+    pub fn family(&self) -> Family {
         match self {
-            Arch::Vit(_) => "vit",
+            Arch::Vit(_) => Family::Vit,
+            Arch::Swin(_) => Family::Swin,
+            Arch::Resnet(_) => Family::Resnet,
+            Arch::Convnext(_) => Family::Convnext,
         }
     }
 
@@ -54,6 +92,9 @@ impl Arch {
     pub fn depth(&self) -> u32 {
         match self {
             Arch::Vit(arch) => arch.depth,
+            Arch::Swin(arch) => arch.depth(),
+            Arch::Resnet(arch) => arch.depth(),
+            Arch::Convnext(arch) => arch.depth(),
         }
     }
 
@@ -61,6 +102,9 @@ impl Arch {
     pub fn dim(&self) -> u32 {
         match self {
             Arch::Vit(arch) => arch.dim,
+            Arch::Swin(arch) => arch.feature_dim(),
+            Arch::Resnet(arch) => arch.feature_dim(),
+            Arch::Convnext(arch) => arch.feature_dim(),
         }
     }
 
@@ -68,6 +112,9 @@ impl Arch {
     pub fn check(&self) -> Result<(), ArchError> {
         match self {
             Arch::Vit(arch) => arch.check(),
+            Arch::Swin(arch) => arch.check(),
+            Arch::Resnet(arch) => arch.check(),
+            Arch::Convnext(arch) => arch.check(),
         }
     }
 
@@ -75,25 +122,45 @@ impl Arch {
     pub fn check_image_size(&self, size: i64) -> Result<(), ArchError> {
         match self {
             Arch::Vit(arch) => arch.check_image_size(size),
+            Arch::Swin(arch) => arch.check_image_size(size),
+            Arch::Resnet(_) => Ok(()),
+            Arch::Convnext(arch) => arch.check_image_size(size),
         }
     }
 
-    /// Numbers that enter block `first` for one image of `size` pixels, or the head if there is no such block.
+    /// Numbers that enter block `first` for one image of `size` pixels, or what is pooled if there is no such block.
     pub fn entering(&self, first: usize, size: i64) -> i64 {
         match self {
             Arch::Vit(arch) => arch.entering(first, size),
+            Arch::Swin(arch) => arch.entering(first),
+            Arch::Resnet(arch) => arch.entering(first, size),
+            Arch::Convnext(arch) => arch.entering(first, size),
+        }
+    }
+
+    /// Where the tensor of this name is read first.
+    pub fn place(&self, name: &str) -> Place {
+        match self {
+            Arch::Vit(arch) => arch.place(name),
+            Arch::Swin(arch) => arch.place(name),
+            Arch::Resnet(arch) => arch.place(name),
+            Arch::Convnext(arch) => arch.place(name),
         }
     }
 
     /// Parameters without a head: 85,798,656 for ViT-B/16 at 224 pixels.
     pub fn parameters(&self) -> usize {
-        self.tensors().iter().map(|t| t.shape.iter().product::<usize>()).sum()
+        let parameters = self.tensors().into_iter().filter(TensorShape::is_parameter);
+        parameters.map(|t| t.shape.iter().product::<usize>()).sum()
     }
 
     /// Every tensor of the checkpoint, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<TensorShape> {
         match self {
             Arch::Vit(arch) => arch.tensors(),
+            Arch::Swin(arch) => arch.tensors(),
+            Arch::Resnet(arch) => arch.tensors(),
+            Arch::Convnext(arch) => arch.tensors(),
         }
     }
 
@@ -133,10 +200,33 @@ fn quoted(names: &[String]) -> String {
 /// In one line, for people.
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let depths = |depths: Vec<u32>| depths.iter().map(u32::to_string).collect::<Vec<_>>().join("+");
         match self {
             Arch::Vit(vit::Arch { dim, depth, heads, patch_size, image_size, .. }) => write!(
                 f,
-                "{depth} blocks, width {dim}, {heads} heads, patches of {patch_size} at {image_size} pixels"
+                "ViT, {depth} blocks, width {dim}, {heads} heads, patches of {patch_size} at {image_size} pixels"
+            ),
+            Arch::Swin(arch) => write!(
+                f,
+                "Swin, {} blocks, width {} to {}, windows of {}, patches of {} at {} pixels",
+                depths(arch.stages.iter().map(|stage| stage.depth).collect()),
+                arch.dim,
+                arch.feature_dim(),
+                arch.window,
+                arch.patch_size,
+                arch.image_size
+            ),
+            Arch::Resnet(arch) => write!(
+                f,
+                "ResNet, {} blocks, feature of {}",
+                depths(arch.stages.iter().map(|stage| stage.depth).collect()),
+                arch.feature_dim()
+            ),
+            Arch::Convnext(arch) => write!(
+                f,
+                "ConvNeXt, {} blocks, feature of {}",
+                depths(arch.stages.iter().map(|stage| stage.depth).collect()),
+                arch.feature_dim()
             ),
         }
     }
@@ -148,15 +238,40 @@ impl From<vit::Arch> for Arch {
     }
 }
 
+impl From<swin::Arch> for Arch {
+    fn from(arch: swin::Arch) -> Arch {
+        Arch::Swin(arch)
+    }
+}
+
+impl From<resnet::Arch> for Arch {
+    fn from(arch: resnet::Arch) -> Arch {
+        Arch::Resnet(arch)
+    }
+}
+
+impl From<convnext::Arch> for Arch {
+    fn from(arch: convnext::Arch) -> Arch {
+        Arch::Convnext(arch)
+    }
+}
+
 impl<'de> Deserialize<'de> for Arch {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Arch, D::Error> {
         let mut fields = Map::deserialize(deserializer)?;
         let family = fields.remove("family").unwrap_or_else(|| "vit".into());
         let fields = Value::Object(fields);
-        match family.as_str() {
-            Some("vit") => vit::Arch::deserialize(fields).map(Arch::Vit).map_err(D::Error::custom),
-            _ => Err(D::Error::custom(format!("`family` is {family}, which is none of \"vit\""))),
+        match Family::ALL.into_iter().find(|known| family == known.name()) {
+            Some(Family::Vit) => vit::Arch::deserialize(fields).map(Arch::Vit),
+            Some(Family::Swin) => swin::Arch::deserialize(fields).map(Arch::Swin),
+            Some(Family::Resnet) => resnet::Arch::deserialize(fields).map(Arch::Resnet),
+            Some(Family::Convnext) => convnext::Arch::deserialize(fields).map(Arch::Convnext),
+            None => Err(serde_json::Error::custom(format!(
+                "`family` is {family}, which is none of {}",
+                Family::ALL.map(Family::name).join(", ")
+            ))),
         }
+        .map_err(D::Error::custom)
     }
 }
 
@@ -183,7 +298,7 @@ mod tests {
             Arch::deserialize(json).unwrap_err().to_string()
         };
         let family = error(|json| _ = json.insert("family".into(), "mamba".into()));
-        assert!(family.contains("mamba") && family.contains("\"vit\""), "{family}");
+        assert!(family.contains("mamba") && family.contains("vit, swin"), "{family}");
         assert!(error(|json| _ = json.insert("colour".into(), 1.into())).contains("`colour`"));
         assert!(error(|json| _ = json.remove("heads")).contains("`heads`"));
     }

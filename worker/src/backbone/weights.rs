@@ -58,6 +58,11 @@ impl Weights {
         all
     }
 
+    /// What the tensors hold, and where they are.
+    pub(crate) fn options(&self) -> (Kind, Device) {
+        self.0.values().next().map_or((Kind::Float, Device::Cpu), |tensor| (tensor.kind(), tensor.device()))
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.get(name)
     }

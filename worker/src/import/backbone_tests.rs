@@ -176,7 +176,7 @@ fn a_google_checkpoint_becomes_timm() {
     flax(&file, "");
     let home = Home::open(root.path().join("home")).unwrap();
     let entry = backbone(&home, &file, &BackboneWish { heads: None, ..wish() }).unwrap();
-    let Arch::Vit(arch) = &entry.sidecar.arch;
+    let Arch::Vit(arch) = &entry.sidecar.arch else { panic!("{:?}", entry.sidecar.arch) };
     assert_eq!((arch.heads, arch.depth, arch.patch_size, arch.image_size, arch.mlp_dim), (2, 1, 2, 4, 3));
 
     let bytes = fs::read(&entry.path).unwrap();

@@ -84,6 +84,7 @@ impl<'a> Trial<'a> {
     fn prepare(job: &'a Job, session: &mut Session) -> Result<Trial<'a>, TrialError> {
         let recipe = &job.recipe;
         let (backbone, identity) = session.backbone(&recipe.backbone)?;
+        recipe.check_family(backbone.arch().family()).map_err(TrialError::invalid)?;
         recipe.check_depth(backbone.arch().depth()).map_err(TrialError::invalid)?;
         backbone.arch().check_image_size(i64::from(recipe.image_size)).map_err(TrialError::invalid)?;
         let task = session.task(&recipe.task)?;

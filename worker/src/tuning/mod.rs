@@ -7,12 +7,14 @@ mod gated;
 mod head;
 mod linear;
 mod noise;
+mod swin;
 mod vpt;
 
 use sweeps::recipe::Method;
 use tch::{Device, Kind, Tensor};
 
 use crate::backbone::Arch;
+use crate::swin::Order;
 use crate::vit;
 
 pub use head::Head;
@@ -99,6 +101,17 @@ pub trait Tuning: std::fmt::Debug {
         images
     }
 
+    /// Swin only: prompts `[K·B, P, C]` that take the slots at the entrance of block `layer`, for `samples` = K·B; `None`
+    /// leaves the slots as they are.
+    fn slots(&self, _layer: usize, _samples: i64, _step: Step<'_>) -> Option<Tensor> {
+        None
+    }
+
+    /// Swin only: which windows get whose prompts.
+    fn window_order(&self) -> Order {
+        Order::BatchMajor
+    }
+
     /// The sequence that enters block `at.layer`.
     fn tokens(&self, x: Tensor, _at: Site<'_>) -> Tensor {
         x
@@ -128,25 +141,54 @@ pub trait Tuning: std::fmt::Debug {
 /// Builds a method for `seeds.len()` members, each initialised from its own seed.
 pub fn build(method: &Method, arch: &Arch, seeds: &[i64], kind: Kind, device: Device) -> Box<dyn Tuning> {
     let init = Init { seeds, kind, device };
-    let plain = Linear::new(arch);
-    let Arch::Vit(arch) = arch;
-    match *method {
-        Method::Linear => Box::new(plain),
-        Method::VptShallow { prompt_length, insertion_depth, prompt_dropout } => Box::new(vpt::Vpt::new(
-            init.prompt(arch, 1, prompt_length),
-            insertion_depth as usize,
-            prompt_dropout,
-        )),
-        Method::VptDeep { prompt_length, insertion_depth, prompted_blocks, prompt_dropout } => {
+    match (method.clone(), arch) {
+        (Method::Linear, _) => Box::new(Linear::new(arch)),
+        (Method::VptShallow { prompt_length, insertion_depth, prompt_dropout }, Arch::Vit(arch)) => Box::new(
+            vpt::Vpt::new(init.prompt(arch, 1, prompt_length), insertion_depth as usize, prompt_dropout),
+        ),
+        (
+            Method::VptDeep { prompt_length, insertion_depth, prompted_blocks, prompt_dropout },
+            Arch::Vit(arch),
+        ) => {
             let first = insertion_depth as usize;
             let blocks = prompted_blocks.map_or(arch.depth as usize - first, |n| n as usize);
             Box::new(vpt::Vpt::new(init.prompt(arch, blocks, prompt_length), first, prompt_dropout))
         }
-        Method::Gated { prompt_length, insertion_depth, prompt_dropout, gate_init, temperature } => {
+        (
+            Method::Gated { prompt_length, insertion_depth, prompt_dropout, gate_init, temperature },
+            Arch::Vit(arch),
+        ) => {
             let prompt = init.prompt(arch, 1, prompt_length);
             let first = insertion_depth as usize;
             Box::new(gated::Gated::new(prompt, first, prompt_dropout, gate_init, temperature, arch, &init))
         }
+        (Method::VptShallow { prompt_length, insertion_depth, prompt_dropout }, Arch::Swin(arch)) => {
+            let blocks = insertion_depth as usize..insertion_depth as usize + 1;
+            Box::new(swin::SwinVpt::new(
+                arch,
+                prompt_length,
+                blocks,
+                prompt_dropout,
+                Order::BatchMajor,
+                &init,
+            ))
+        }
+        (
+            Method::VptDeep { prompt_length, insertion_depth, prompted_blocks, prompt_dropout },
+            Arch::Swin(arch),
+        ) => {
+            let last = prompted_blocks.map_or(arch.depth(), |n| insertion_depth + n);
+            let blocks = insertion_depth as usize..last as usize;
+            Box::new(swin::SwinVpt::new(
+                arch,
+                prompt_length,
+                blocks,
+                prompt_dropout,
+                Order::BatchMajor,
+                &init,
+            ))
+        }
+        (method, _) => unreachable!("`{}` got past Recipe::check_family", method.name()),
     }
 }
 

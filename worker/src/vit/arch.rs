@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::{ArchError, TensorShape};
+use crate::backbone::{ArchError, Place, TensorShape};
 
 /// Everything about a ViT's shape that its weights do not say by themselves, and what they say for the check.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,6 +95,16 @@ impl Arch {
             return dim;
         }
         (1 + (size / i64::from(self.patch_size)).pow(2)) * dim
+    }
+
+    /// Where a tensor is read.
+    pub fn place(&self, name: &str) -> Place {
+        let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        match block {
+            Some(block) => Place::Block(block),
+            None if name.starts_with(self.pool.norm()) => Place::Norm,
+            None => Place::Embedding,
+        }
     }
 
     /// Every tensor of the checkpoint under its timm name, in the order of the forward pass.

@@ -7,6 +7,8 @@ use serde_json::Value;
 use sweeps::recipe::{HeadInit, Method};
 use tch::{Device, Kind, Tensor};
 use worker::backbone::{Arch, Backbone, Weights};
+use worker::convnet::resnet;
+use worker::swin;
 use worker::trainer::{Ensemble, Member, Rule, cross_entropy};
 use worker::tuning::{Entry, Linear, Step};
 use worker::vit::{self, Pool, PositionResize};
@@ -83,6 +85,19 @@ impl Case {
                     };
                 Ok(Method::VptDeep { prompt_length, insertion_depth, prompted_blocks, prompt_dropout: 0.0 })
             }
+            ("vpt_swin", Some(prompt_length)) => {
+                allowed(&["prompt_tokens", "deep"])?;
+                match (config["deep"].as_bool(), self.json["fidelity"].as_str()) {
+                    (Some(true), _) => Ok(Method::VptDeep {
+                        prompt_length,
+                        insertion_depth: 0,
+                        prompted_blocks: None,
+                        prompt_dropout: 0.0,
+                    }),
+                    (_, Some("code")) => Err("fidelity \"code\" of vpt_shallow is not built yet".to_owned()),
+                    _ => Ok(Method::VptShallow { prompt_length, insertion_depth: 0, prompt_dropout: 0.0 }),
+                }
+            }
             ("gated", Some(prompt_length)) => {
                 allowed(&["prompt_tokens", "gate_init", "gate_logit", "temperature"])?;
                 Ok(Method::Gated {
@@ -120,14 +135,60 @@ impl Case {
         })
     }
 
+    /// The section of the backbone's family.
+    fn family(&self) -> (&'static str, &Value) {
+        let families = ["vit", "swin", "resnet"];
+        let family = families.into_iter().find(|family| self.json[family].is_object()).unwrap_or("vit");
+        (family, &self.json[family])
+    }
+
+    fn any_arch(&self) -> Result<Arch, String> {
+        let (family, shape) = self.family();
+        let list = |key: &str| -> Vec<u32> {
+            let numbers = shape[key].as_array().into_iter().flatten();
+            numbers.filter_map(|n| n.as_u64().and_then(|n| u32::try_from(n).ok())).collect()
+        };
+        let size = |key| number_of(shape, key).ok_or_else(|| format!("case.json: {family}.{key} is missing"));
+        let eps = |key: &str| shape[key].as_f64().unwrap_or(1e-5);
+        Ok(match family {
+            "swin" => {
+                let (dim, ratio) = (size("embed_dim")?, shape["mlp_ratio"].as_f64().unwrap_or(4.0));
+                let shapes = list("depths").into_iter().zip(list("heads")).enumerate();
+                let stages = shapes.map(|(s, (depth, heads))| {
+                    let mlp_dim = (f64::from(dim << s) * ratio) as u32;
+                    swin::Stage { depth, heads, mlp_dim }
+                });
+                Arch::Swin(swin::Arch {
+                    image_size: size("image_size")?,
+                    patch_size: size("patch_size")?,
+                    dim,
+                    window: size("window")?,
+                    stages: stages.collect(),
+                    layer_norm_eps: eps("layer_norm_eps"),
+                })
+            }
+            "resnet" => {
+                let is_basic = shape["block"].as_str().is_some_and(|block| block.contains("Basic"));
+                let (widths, depths) = (list("widths"), list("blocks"));
+                let stages = depths.iter().zip(&widths);
+                Arch::Resnet(resnet::Arch {
+                    block: if is_basic { resnet::BlockKind::Basic } else { resnet::BlockKind::Bottleneck },
+                    stem: widths.first().copied().unwrap_or(0),
+                    stages: stages.map(|(&depth, &width)| resnet::Stage { depth, width }).collect(),
+                    batch_norm_eps: eps("bn_eps"),
+                })
+            }
+            _ => Arch::Vit(self.arch()?),
+        })
+    }
+
     pub(crate) fn classes(&self) -> Result<i64, String> {
-        self.json["vit"]["num_classes"]
-            .as_i64()
-            .ok_or_else(|| "case.json: vit.num_classes is missing".to_owned())
+        let (family, shape) = self.family();
+        shape["num_classes"].as_i64().ok_or_else(|| format!("case.json: {family}.num_classes is missing"))
     }
 
     fn backbone(&self) -> Result<Backbone, String> {
-        let arch = Arch::Vit(self.arch()?);
+        let arch = self.any_arch()?;
         let own = self.folder.join("backbone.safetensors");
         let shared = self.json["backbone_file"].as_str();
         let path = shared

@@ -134,7 +134,7 @@ fn imported(case: &Case) -> Result<Vec<String>, String> {
     };
     let entry =
         import::backbone(&home, &case.folder.join("backbone.npz"), &wish).map_err(|e| e.to_string())?;
-    let Arch::Vit(found) = &entry.sidecar.arch;
+    let Arch::Vit(found) = &entry.sidecar.arch else { return Err("the import is no ViT".to_owned()) };
     if found.heads != arch.heads {
         return Err(format!("{} heads are read, not {}", found.heads, arch.heads));
     }

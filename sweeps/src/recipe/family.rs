@@ -1,0 +1,120 @@
+//! Families of backbones, and which methods they can be tuned by.
+
+use super::{METHODS, Recipe, RecipeError, keys, known_depth};
+
+/// A kind of backbone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Plain vision transformers: ViT, MAE, MoCo v3, DINO.
+    Vit,
+    /// Swin transformers: attention within windows, no class token.
+    Swin,
+    Resnet,
+    Convnext,
+}
+
+impl Family {
+    pub const ALL: [Family; 4] = [Family::Vit, Family::Swin, Family::Resnet, Family::Convnext];
+
+    /// As sidecars name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Vit => "vit",
+            Family::Swin => "swin",
+            Family::Resnet => "resnet",
+            Family::Convnext => "convnext",
+        }
+    }
+
+    /// The methods that can tune it.
+    #[must_use]
+    pub fn methods(self) -> &'static [&'static str] {
+        match self {
+            Family::Vit => METHODS,
+            Family::Swin => &["linear", "vpt_shallow", "vpt_deep"],
+            Family::Resnet | Family::Convnext => &["linear"],
+        }
+    }
+}
+
+/// The family that a backbone's name tells, if it does: `swin_b`, `imagenet_resnet50`, `convnext-base`, `vit_b16_in21k`.
+#[must_use]
+pub fn known_family(backbone: &str) -> Option<Family> {
+    let name = backbone.to_ascii_lowercase();
+    let told = |part: &str| {
+        name.match_indices(part).any(|(at, _)| !name[..at].ends_with(|c: char| c.is_ascii_alphanumeric()))
+    };
+    [Family::Swin, Family::Resnet, Family::Convnext]
+        .into_iter()
+        .find(|family| told(family.name()))
+        .or_else(|| known_depth(backbone).map(|_| Family::Vit))
+}
+
+impl Recipe {
+    /// Checks that the method can tune a backbone of this family. [`Recipe::from_settings`] does so already where the
+    /// backbone's name tells its family; whoever has the weights knows better and checks again.
+    ///
+    /// # Errors
+    /// A method that the family has no place for.
+    pub fn check_family(&self, family: Family) -> Result<(), RecipeError> {
+        let name = self.method.name();
+        if family.methods().contains(&name) {
+            return Ok(());
+        }
+        let message = format!(
+            "`{name}` cannot tune `{}`, a {} backbone: {} can",
+            self.backbone,
+            family.name(),
+            keys::list(family.methods())
+        );
+        Err(RecipeError::new("method", message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_families() {
+        for (name, family) in [
+            ("swin_b", Family::Swin),
+            ("in22k-Swin-B", Family::Swin),
+            ("imagenet_resnet50", Family::Resnet),
+            ("convnext_base", Family::Convnext),
+            ("vit_b16_in21k", Family::Vit),
+            ("mae_vit_base", Family::Vit),
+        ] {
+            assert_eq!(known_family(name), Some(family), "{name}");
+        }
+        for name in ["goodwin", "b", "tiny", "preresnetlike"] {
+            assert_eq!(known_family(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_method_without_a_place_is_refused_by_name() {
+        let recipe = |backbone: &str, method: &str| {
+            Recipe::from_json(&format!(
+                r#"{{"backbone": "{backbone}", "task": "t", "method": "{method}", "prompt_length": 2, "lr": 1}}"#
+            ))
+        };
+        assert!(recipe("swin_b", "vpt_deep").is_ok());
+        let error = recipe("swin_b", "gated").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "method: `gated` cannot tune `swin_b`, a swin backbone: `linear`, `vpt_shallow` and `vpt_deep` can"
+        );
+        let unknown = recipe("b", "gated").unwrap();
+        assert!(unknown.check_family(Family::Vit).is_ok() && unknown.check_family(Family::Resnet).is_err());
+    }
+
+    #[test]
+    fn every_family_names_methods_that_exist() {
+        for family in Family::ALL {
+            assert!(family.methods().iter().all(|method| METHODS.contains(method)), "{family:?}");
+            assert!(family.methods().contains(&"linear"));
+        }
+    }
+}
