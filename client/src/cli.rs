@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::v1::TrialState;
 
+use crate::format::Spread;
+use crate::verbs::diff::Side;
+
 /// Where a coordinator listens unless it was told otherwise.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7741";
 
@@ -33,8 +36,8 @@ pub(crate) struct Global {
     /// Address of the coordinator
     #[arg(long, global = true, env = "SWEEP_SERVER", default_value = DEFAULT_SERVER, value_name = "URL")]
     pub(crate) server: String,
-    /// How to print: csv for `results` and `trials` only
-    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    /// How to print: csv and parquet for `results` and `trials`, markdown and latex for `results` and `best`
+    #[arg(long, short, visible_alias = "format", global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
 }
 
@@ -43,6 +46,9 @@ pub(crate) enum Format {
     Table,
     Json,
     Csv,
+    Parquet,
+    Markdown,
+    Latex,
 }
 
 #[derive(Debug, Subcommand)]
@@ -67,10 +73,12 @@ pub(crate) enum Verb {
     Explain(ExplainArgs),
     /// Print a trial as a file that `worker train` runs again
     Capture(CaptureArgs),
-    /// Tabulate results: mean and standard deviation over seeds
+    /// Tabulate results: mean, 95 % interval and standard deviation over seeds
     Results(ResultsArgs),
     /// Show the best configuration by the objective
     Best(BestArgs),
+    /// Compare two configurations, or two sweeps, by a paired test
+    Diff(DiffArgs),
     /// Lease no further trials of a sweep; running ones go on
     Pause(SweepArgs),
     /// Undo `pause`
@@ -142,6 +150,9 @@ pub(crate) struct TrialsArgs {
     /// Only trials in these states, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', value_name = "STATE")]
     pub(crate) state: Vec<State>,
+    /// Only trials for which this holds, as in "task = vtab/dtd and state = failed and lr > 0.1"
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    pub(crate) filter: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -187,30 +198,61 @@ pub(crate) struct CaptureArgs {
 pub(crate) struct ResultsArgs {
     /// Id, prefix, name or `last`
     pub(crate) sweep: String,
-    /// One row per value of a parameter that the file sets beyond `base`, of `block` or of `stage`
-    #[arg(long, value_name = "AXIS")]
-    pub(crate) rows: Option<String>,
+    /// One row per value of a parameter that the file sets beyond `base`, of `backbone`, `task`, `method`, `block` or
+    /// `stage`; or per combination of several, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "AXES")]
+    pub(crate) rows: Vec<String>,
     /// One column per value, of the same names as --rows
-    #[arg(long, value_name = "AXIS")]
-    pub(crate) cols: Option<String>,
+    #[arg(long, value_delimiter = ',', value_name = "AXES")]
+    pub(crate) cols: Vec<String>,
     /// The metric to show [default: with --rows or --cols the first of `report`, else all of them]
     #[arg(long)]
     pub(crate) metric: Option<String>,
     /// Only this stage [default: all; with --rows or --cols the last that has results]
     #[arg(long)]
     pub(crate) stage: Option<String>,
+    /// Only configurations for which this holds, as in "method = gated and lr > 0.1 and test/top1 < 60"
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    pub(crate) filter: Option<String>,
+    /// What follows a mean in tables
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) spread: Spread,
+    /// Show published numbers of the same method and task beside; may be repeated
+    #[arg(long, value_name = "CSV")]
+    pub(crate) compare: Vec<PathBuf>,
+    /// Only these rows of the published files, as in "backbone = ViT-B/16 and pretraining = MAE"
+    #[arg(long, value_name = "EXPRESSION", requires = "compare")]
+    pub(crate) compare_where: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BestArgs {
     /// Id, prefix, name or `last`
     pub(crate) sweep: String,
-    /// The best for each value of a parameter that the file sets beyond `base`, or of `block`
-    #[arg(long, value_name = "AXIS")]
-    pub(crate) per: Option<String>,
+    /// The best for each value of a parameter that the file sets beyond `base`, of `backbone`, `task`, `method` or
+    /// `block`; or for each combination of several, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "AXES")]
+    pub(crate) per: Vec<String>,
     /// Choose within this stage [default: the last that has results]
     #[arg(long)]
     pub(crate) stage: Option<String>,
+    /// Choose among configurations for which this holds
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    pub(crate) filter: Option<String>,
+    /// What follows a mean in tables
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) spread: Spread,
+    /// Print their settings alone: a file for `submit --warm-start`
+    #[arg(long)]
+    pub(crate) settings: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// A sweep, or a configuration of one as SWEEP:NUMBER, with the number that `results` shows
+    pub(crate) a: Side,
+    /// What to compare it with, written alike
+    pub(crate) b: Side,
 }
 
 #[derive(Debug, Args)]

@@ -117,11 +117,20 @@ impl Connection {
     }
 
     /// The results of a sweep, all pages as one reply.
-    pub(crate) async fn results(&mut self, sweep: &str) -> Result<ResultsResponse, CliError> {
+    pub(crate) async fn results(
+        &mut self,
+        sweep: &str,
+        metrics: &[String],
+    ) -> Result<ResultsResponse, CliError> {
         let mut configurations: Vec<Configuration> = Vec::new();
         let mut after = 0;
         loop {
-            let request = ResultsRequest { sweep: sweep.to_owned(), after, limit: CONFIGURATIONS_PAGE };
+            let request = ResultsRequest {
+                sweep: sweep.to_owned(),
+                after,
+                limit: CONFIGURATIONS_PAGE,
+                metrics: metrics.to_vec(),
+            };
             let reply = self.client.results(request).await;
             let mut page = reply.map_err(|status| self.explain(&status))?.into_inner();
             configurations.append(&mut page.configurations);

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 
 use sweeps::spec::SpecErrors;
 
+use crate::cli::Format;
+use crate::filter::FilterError;
+
 /// How a verb that went through ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -39,7 +42,12 @@ pub(crate) enum CliError {
     UnknownAxis { name: String, known: Vec<String> },
     UnknownMetric { name: String, known: Vec<String> },
     UnknownStage { name: String, known: Vec<String> },
-    NoCsv { verb: &'static str },
+    NoFormat { format: Format, known: &'static [Format] },
+    BinaryToTerminal,
+    InvalidFilter { flag: &'static str, error: FilterError },
+    ReadPublished { file: PathBuf, source: io::Error },
+    InvalidPublished { file: PathBuf, message: String },
+    AmbiguousPublished { what: String, places: [String; 2] },
     NoResult { sweep: String },
     InvalidRequest { message: String },
     NotFound { message: String },
@@ -65,7 +73,12 @@ impl CliError {
             | CliError::UnknownAxis { .. }
             | CliError::UnknownMetric { .. }
             | CliError::UnknownStage { .. }
-            | CliError::NoCsv { .. }
+            | CliError::NoFormat { .. }
+            | CliError::BinaryToTerminal
+            | CliError::InvalidFilter { .. }
+            | CliError::ReadPublished { .. }
+            | CliError::InvalidPublished { .. }
+            | CliError::AmbiguousPublished { .. }
             | CliError::InvalidRequest { .. } => 2,
             CliError::NotFound { .. } | CliError::NoResult { .. } => 3,
             CliError::Refused { .. } | CliError::Unauthenticated { .. } => 4,
@@ -111,9 +124,26 @@ impl fmt::Display for CliError {
             CliError::UnknownStage { name, known } => {
                 write!(f, "`{name}` is no stage of this sweep; it has {}", listed(known))
             }
-            CliError::NoCsv { verb } => {
-                write!(f, "`sweep {verb}` has no csv; use --output json (csv: `results`, `trials`)")
+            CliError::NoFormat { format, known } => {
+                let name = |format: &Format| format!("{format:?}").to_lowercase();
+                let known: Vec<String> = known.iter().map(name).collect();
+                write!(f, "this verb has no output as {}; there are {}", name(format), listed(&known))
             }
+            CliError::BinaryToTerminal => f.write_str(
+                "a Parquet file is not for a terminal: send it to a file, as in `> results.parquet`",
+            ),
+            CliError::InvalidFilter { flag, error } => write!(f, "{flag}, {error}"),
+            CliError::ReadPublished { file, source } => {
+                write!(f, "failed to read the published results `{}`: {source}", file.display())
+            }
+            CliError::InvalidPublished { file, message } => {
+                write!(f, "published results `{}`: {message}", file.display())
+            }
+            CliError::AmbiguousPublished { what, places: [first, second] } => write!(
+                f,
+                "two published numbers of {what}, at {first} and {second}: choose by \
+                 --compare-where, as in \"pretraining = MAE\""
+            ),
             CliError::NoResult { sweep } => {
                 write!(f, "no trial of sweep `{sweep}` has a result yet; see `sweep show {sweep}`")
             }
@@ -154,7 +184,8 @@ impl std::error::Error for CliError {
     }
 }
 
-fn listed(names: &[String]) -> String {
+/// Names in backticks.
+pub(crate) fn listed(names: &[impl fmt::Display]) -> String {
     if names.is_empty() {
         return "none".to_owned();
     }

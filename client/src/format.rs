@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use proto::v1::{FailureClass, Statistic, SweepState, TrialState};
+use clap::ValueEnum;
+use proto::v1::{FailureClass, SweepState, TrialState};
 use serde_json::Value;
 
 use crate::error::CliError;
+use crate::results::statistics::Summary;
 
 /// Parameters of a configuration by name.
 pub(crate) type Settings = BTreeMap<String, Value>;
@@ -53,14 +55,63 @@ pub(crate) fn metric(name: &str, value: f64) -> String {
     }
 }
 
-/// `mean ± std` with the same decimals, the mean alone for one value, a dash for none.
-pub(crate) fn statistic(name: &str, value: &Statistic) -> String {
-    match (value.n, decimals(name, value.mean)) {
-        (0, _) => "–".to_owned(),
-        (1, _) => metric(name, value.mean),
-        (_, Some(decimals)) => format!("{} ± {:.decimals$}", metric(name, value.mean), value.std),
-        (_, None) => format!("{} ± {}", metric(name, value.mean), metric(name, value.std)),
+/// What follows a mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Spread {
+    /// Half the width of the 95 % interval, and the standard deviation in parentheses
+    #[default]
+    Both,
+    /// Half the width of the 95 % interval of the mean
+    Ci,
+    /// The standard deviation over the seeds
+    Std,
+}
+
+impl Spread {
+    /// For captions.
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Spread::Both => "mean ± 95 % interval (standard deviation) over seeds",
+            Spread::Ci => "mean ± 95 % interval over seeds",
+            Spread::Std => "mean ± standard deviation over seeds",
+        }
     }
+}
+
+/// `mean ± interval (std)` with the same decimals, the mean alone for one value, a dash for none.
+pub(crate) fn summary(name: &str, value: Option<Summary>, spread: Spread) -> String {
+    let Some(value) = value else { return "–".to_owned() };
+    let decimals = decimals(name, value.mean);
+    let same = |number: f64| match decimals {
+        Some(decimals) => format!("{number:.decimals$}"),
+        None => metric(name, number),
+    };
+    let mut text = metric(name, value.mean);
+    let (ci95, std) = match spread {
+        Spread::Both => (value.ci95, value.std),
+        Spread::Ci => (value.ci95, None),
+        Spread::Std => (None, value.std),
+    };
+    match (ci95, std) {
+        (Some(ci95), Some(std)) => text.push_str(&format!(" ± {} ({})", same(ci95), same(std))),
+        (Some(width), None) | (None, Some(width)) => text.push_str(&format!(" ± {}", same(width))),
+        (None, None) => {}
+    }
+    text
+}
+
+/// A difference of two values of a metric, with its sign.
+pub(crate) fn difference(name: &str, value: f64) -> String {
+    let text = metric(name, value.abs());
+    let is_zero = text.chars().all(|c| matches!(c, '0' | '.'));
+    let sign = if is_zero {
+        ""
+    } else if value < 0.0 {
+        "−"
+    } else {
+        "+"
+    };
+    format!("{sign}{text}")
 }
 
 /// A duration in its two largest units.
@@ -128,6 +179,8 @@ pub(crate) fn failure(class: FailureClass) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use proto::v1::Statistic;
+
     use super::*;
 
     #[test]
@@ -149,13 +202,23 @@ mod tests {
     }
 
     #[test]
-    fn a_statistic_shows_its_spread_only_when_it_has_one() {
-        let of = |n| statistic("val/top1", &Statistic { mean: 87.2, std: 0.351, n });
-        assert_eq!(of(0), "–");
-        assert_eq!(of(1), "87.20");
-        assert_eq!(of(3), "87.20 ± 0.35");
-        let loss = Statistic { mean: 0.4321, std: 0.01, n: 3 };
-        assert_eq!(statistic("train/loss", &loss), "0.4321 ± 0.0100");
+    fn a_summary_shows_its_spread_only_when_it_has_one() {
+        let of =
+            |n, spread| summary("val/top1", Summary::of(&Statistic { mean: 87.2, std: 0.351, n }), spread);
+        assert_eq!(of(0, Spread::Both), "–");
+        assert_eq!(of(1, Spread::Both), "87.20");
+        assert_eq!(of(3, Spread::Both), "87.20 ± 0.87 (0.35)");
+        assert_eq!(of(3, Spread::Ci), "87.20 ± 0.87");
+        assert_eq!(of(3, Spread::Std), "87.20 ± 0.35");
+        let loss = Summary::of(&Statistic { mean: 0.4321, std: 0.01, n: 3 });
+        assert_eq!(summary("train/loss", loss, Spread::Std), "0.4321 ± 0.0100");
+    }
+
+    #[test]
+    fn differences_have_a_sign() {
+        assert_eq!(difference("top1", 1.234), "+1.23");
+        assert_eq!(difference("top1", -0.5), "−0.50");
+        assert_eq!(difference("top1", -0.001), "0.00");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod cli;
 mod connection;
 mod error;
+mod filter;
 mod format;
 mod output;
 mod provenance;

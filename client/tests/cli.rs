@@ -85,7 +85,10 @@ fn wrong_usage_is_2() {
     sweep(&["trial", "0"]).assert().code(2);
     sweep(&["list", "--server", "https://node:1"]).assert().code(2);
     let assert = sweep(&["list", "--output", "csv"]).assert().code(2);
-    assert!(text(&assert.get_output().stderr).contains("`sweep list` has no csv"));
+    assert!(
+        text(&assert.get_output().stderr)
+            .contains("this verb has no output as csv; there are `table`, `json`")
+    );
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Results of a sweep as rows: one per configuration, with its settings read. Pure.
 
+pub(crate) mod groups;
 pub(crate) mod pivot;
+pub(crate) mod published;
 pub(crate) mod record;
+pub(crate) mod statistics;
 pub(crate) mod table;
 
 use std::collections::BTreeSet;
@@ -9,12 +12,18 @@ use std::collections::BTreeSet;
 use proto::v1::{Configuration, Objective, ResultsResponse, Statistic};
 use serde_json::Value;
 
+use self::statistics::Summary;
 use crate::error::CliError;
+use crate::filter::{Filter, FilterError};
 use crate::format::{self, Settings};
 
 /// Names that can be asked for beside the axes.
 const STAGE: &str = "stage";
 const BLOCK: &str = "block";
+/// Parameters that every configuration has and tables are about; where no axis sets them, `base` does for all.
+const IDENTITY: [&str; 3] = ["backbone", "task", "method"];
+/// Names in expressions beside axes and metrics.
+const COUNTS: [&str; 7] = ["number", "config_hash", "n", "trials", "diverged", "failed", "objective"];
 
 /// What the coordinator said about a sweep's configurations, settings read.
 #[derive(Debug, Clone)]
@@ -47,6 +56,28 @@ impl Row {
         self.configuration.metrics.get(name).copied().unwrap_or_default()
     }
 
+    /// A metric with its interval; none where nothing was measured.
+    pub(crate) fn summary(&self, name: &str, objective: &Objective) -> Option<Summary> {
+        Summary::of(&self.metric(name, objective))
+    }
+
+    /// A value by its name in expressions.
+    fn named(&self, name: &str, objective: &Objective) -> Option<Value> {
+        let configuration = &self.configuration;
+        match name {
+            "number" => Some(configuration.number.into()),
+            "config_hash" => Some(configuration.config_hash.clone().into()),
+            "n" => Some(configuration.succeeded.into()),
+            "trials" => Some(configuration.trials.into()),
+            "diverged" => Some(configuration.diverged.into()),
+            "failed" => Some(configuration.failed.into()),
+            "objective" => Summary::of(&self.objective()).map(|score| score.mean.into()),
+            _ => {
+                self.value(name).or_else(|| self.summary(name, objective).map(|summary| summary.mean.into()))
+            }
+        }
+    }
+
     /// The value of an axis, of `stage` or of `block`; `None` where the configuration has none.
     pub(crate) fn value(&self, axis: &str) -> Option<Value> {
         let name = |text: &str| Some(Value::from(text)).filter(|_| !text.is_empty());
@@ -60,9 +91,15 @@ impl Row {
 
 impl Results {
     pub(crate) fn read(reply: ResultsResponse) -> Result<Self, CliError> {
+        let base = format::settings(&reply.first_recipe_json)?;
         let mut rows = Vec::with_capacity(reply.configurations.len());
         for configuration in reply.configurations {
-            let settings = format::settings(&configuration.settings_json)?;
+            let mut settings = format::settings(&configuration.settings_json)?;
+            for name in IDENTITY {
+                if let Some(value) = base.get(name).filter(|_| !settings.contains_key(name)) {
+                    settings.insert(name.to_owned(), value.clone());
+                }
+            }
             rows.push(Row { configuration, settings });
         }
         let mut axes = reply.axes;
@@ -71,6 +108,33 @@ impl Results {
         axes.extend(others);
         let objective = reply.objective.unwrap_or_default();
         Ok(Self { objective, report: reply.report, axes, rows })
+    }
+
+    /// Keeps the configurations for which an expression holds. Its names are the axes, `stage`, `block`, the metrics
+    /// (their means over the seeds) and the counts.
+    pub(crate) fn only_where(mut self, filter: &Filter) -> Result<Self, FilterError> {
+        let metrics = self.metrics();
+        let known: Vec<&str> = self
+            .axes
+            .iter()
+            .map(String::as_str)
+            .chain([STAGE, BLOCK])
+            .chain(COUNTS)
+            .chain(metrics.iter().map(String::as_str))
+            .collect();
+        let stages = self.stages();
+        let stages = |name: &str| (name == STAGE).then(|| stages.iter().map(String::as_str).collect());
+        filter.check(&known, stages)?;
+        let objective = self.objective.clone();
+        self.rows.retain(|row| filter.matches(|name| row.named(name, &objective)));
+        Ok(self)
+    }
+
+    /// Every metric that some row has, and those that the file asks for, in the order of the alphabet.
+    pub(crate) fn metrics(&self) -> BTreeSet<String> {
+        let found = self.rows.iter().flat_map(|row| row.configuration.metrics.keys());
+        let asked = std::iter::once(&self.objective.metric).chain(&self.report);
+        found.chain(asked).cloned().collect()
     }
 
     /// Keeps one stage.
@@ -145,15 +209,18 @@ impl Results {
 
     /// Refuses a metric that is neither asked for by the file nor found in any result.
     pub(crate) fn check_metric(&self, metric: &str) -> Result<(), CliError> {
-        let mut known: BTreeSet<&str> =
-            self.rows.iter().flat_map(|row| row.configuration.metrics.keys()).map(String::as_str).collect();
-        known.insert(&self.objective.metric);
-        known.extend(self.report.iter().map(String::as_str));
+        let known = self.metrics();
         if known.contains(metric) {
             return Ok(());
         }
-        let known = known.into_iter().map(str::to_owned).collect();
-        Err(CliError::UnknownMetric { name: metric.to_owned(), known })
+        Err(CliError::UnknownMetric { name: metric.to_owned(), known: known.into_iter().collect() })
+    }
+
+    /// How a configuration is chosen among others, for a badge: `val-last` is the last epoch's value on the images of
+    /// `split.eval`.
+    pub(crate) fn selection(&self) -> String {
+        let part = self.objective.metric.split('/').next().unwrap_or_default();
+        format!("{part}-{}", self.objective.at)
     }
 
     /// The best of some rows by the objective. Seeds that diverged leave a mean over the lucky ones, so a
@@ -212,6 +279,7 @@ pub(crate) mod example {
             }),
             report: vec!["test/top1".into()],
             axes: vec!["task".into(), "lr".into(), "wd".into()],
+            first_recipe_json: String::new(),
         }
     }
 
@@ -310,6 +378,38 @@ mod tests {
         let results = Results::read(reply(rows)).expect("valid");
         assert!(results.check_axis("backbone").is_ok());
         assert_eq!(results.check_axis("method").expect_err("in base").exit_code(), 2);
+    }
+
+    #[test]
+    fn what_a_table_is_about_is_known_though_base_alone_sets_it() {
+        let recipe = r#"{"backbone":"vit_b16","method":"gated","task":"x","gate_init":5}"#;
+        let rows = vec![configuration(1, r#"{"lr":1,"task":"elpv/type"}"#, 80.0)];
+        let reply = ResultsResponse { first_recipe_json: recipe.into(), ..reply(rows) };
+        let results = Results::read(reply).expect("valid");
+        assert_eq!(results.axes, ["task", "lr", "wd", "backbone", "method"]);
+        let value = |name| results.rows[0].value(name);
+        assert_eq!(value("method"), Some("gated".into()));
+        assert_eq!(value("task"), Some("elpv/type".into()), "an axis sets it");
+        assert_eq!(value("gate_init"), None, "not every method has it");
+    }
+
+    #[test]
+    fn expressions_see_axes_metrics_and_counts() {
+        let numbers = |text: &str| {
+            let filter = Filter::parse(text).expect("valid");
+            let results = mixed().only_where(&filter).unwrap_or_else(|error| panic!("{error}"));
+            results.rows.iter().map(|row| row.configuration.number).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers("task = elpv/type and lr > 0.1"), [4, 8]);
+        assert_eq!(numbers("diverged > 0 or failed = 3"), [3, 6]);
+        assert_eq!(numbers("objective >= 81.5 and block = vpt_deep"), [6, 7, 8]);
+        assert_eq!(numbers("test/top1 < 67 and stage = tune"), [1, 2]);
+        assert_eq!(numbers("val/top1 = null"), [3]);
+        let error = |text: &str| {
+            mixed().only_where(&Filter::parse(text).expect("valid")).expect_err(text).to_string()
+        };
+        assert!(error("stage = final").contains("`stage` is never `final`; there are `tune`"));
+        assert!(error("tsk = a").contains("did you mean `task`?"));
     }
 
     #[test]

@@ -1,14 +1,54 @@
 //! The plain results table: one row per configuration. Pure.
 
+use super::published::{Published, Reference};
 use super::{Results, Row};
-use crate::format;
+use crate::error::CliError;
+use crate::format::{self, Spread};
 use crate::output::{Column, Grid};
 
+/// What a table shows besides the axes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shown<'a> {
+    /// One metric instead of the objective's and those of `report`.
+    pub(crate) metric: Option<&'a str>,
+    pub(crate) spread: Spread,
+    /// What was published of each row's method and task, in the metric that is compared.
+    pub(crate) compared: Option<Compared>,
+}
+
+/// Published numbers beside the rows.
+#[derive(Debug, Clone)]
+pub(crate) struct Compared {
+    pub(crate) metric: String,
+    /// Of each row.
+    pub(crate) references: Vec<Option<Reference>>,
+}
+
+impl Compared {
+    /// What was published of each row's method and task.
+    pub(crate) fn of(results: &Results, published: &Published, metric: &str) -> Result<Self, CliError> {
+        let text = |row: &Row, name: &str| row.value(name).as_ref().map(format::setting).unwrap_or_default();
+        let find = |row: &Row| Ok(published.find(metric, &text(row, "method"), &text(row, "task"))?.cloned());
+        let references = results.rows.iter().map(find).collect::<Result<_, CliError>>()?;
+        Ok(Self { metric: metric.to_owned(), references })
+    }
+
+    /// The published number, the difference of a row's mean from it, and the source.
+    fn cells(&self, at: usize, results: &Results, row: &Row) -> [String; 3] {
+        let dash = || "–".to_owned();
+        let Some(Some(reference)) = self.references.get(at) else { return [dash(), dash(), String::new()] };
+        let ours = row.summary(&self.metric, &results.objective);
+        let difference = ours.map(|ours| format::difference(&self.metric, ours.mean - reference.value));
+        let value = format::metric(&self.metric, reference.value);
+        [value, difference.unwrap_or_else(dash), reference.source.clone()]
+    }
+}
+
 /// One row per configuration: the axes on which they differ, the objective, the reported metrics (or `metric`
-/// alone), how many of the seeds count, and what became of the others.
-pub(crate) fn table(results: &Results, metric: Option<&str>) -> Grid {
+/// alone), how many of the seeds count, what became of the others, and what was published.
+pub(crate) fn table(results: &Results, shown: &Shown<'_>) -> Grid {
     let axes = results.varying();
-    let metrics = metrics(results, metric);
+    let metrics = metrics(results, shown.metric);
     let has_losses = results.rows.iter().any(|row| !losses(row).is_empty());
     let mut columns = vec![Column::number("#")];
     columns.extend(axes.iter().map(|axis| axis_column(results, axis)));
@@ -17,19 +57,23 @@ pub(crate) fn table(results: &Results, metric: Option<&str>) -> Grid {
     if has_losses {
         columns.push(Column::text("lost"));
     }
-    let line = |row: &Row| {
+    if let Some(compared) = &shown.compared {
+        let published = Column::number(format!("published {}", compared.metric));
+        columns.extend([published, Column::number("difference"), Column::text("source")]);
+    }
+    let line = |(at, row): (usize, &Row)| {
         let mut cells = vec![row.configuration.number.to_string()];
         cells.extend(axes.iter().map(|axis| axis_cell(row, axis)));
-        cells.extend(
-            metrics.iter().map(|name| format::statistic(name, &row.metric(name, &results.objective))),
-        );
+        let summary = |name: &String| row.summary(name, &results.objective);
+        cells.extend(metrics.iter().map(|name| format::summary(name, summary(name), shown.spread)));
         cells.push(format!("{}/{}", row.configuration.succeeded, row.configuration.trials));
         if has_losses {
             cells.push(losses(row));
         }
+        cells.extend(shown.compared.iter().flat_map(|compared| compared.cells(at, results, row)));
         cells
     };
-    Grid { rows: results.rows.iter().map(line).collect(), columns }
+    Grid { rows: results.rows.iter().enumerate().map(line).collect(), columns }
 }
 
 /// The objective's metric, then those of `report`; or the one that was asked for.
@@ -66,24 +110,27 @@ mod tests {
 
     #[test]
     fn one_row_per_configuration() {
-        insta::assert_snapshot!(table(&mixed(), None).to_text());
+        insta::assert_snapshot!(table(&mixed(), &Shown::default()).to_text());
     }
 
     #[test]
     fn one_metric_alone() {
-        insta::assert_snapshot!(table(&mixed(), Some("seconds/cpu")).to_text());
+        insta::assert_snapshot!(
+            table(&mixed(), &Shown { metric: Some("seconds/cpu"), spread: Spread::Std, ..Shown::default() })
+                .to_text()
+        );
     }
 
     #[test]
     fn without_losses_there_is_no_column_for_them() {
         let mut results = mixed();
         results.rows.truncate(2);
-        insta::assert_snapshot!(table(&results, None).to_text());
+        insta::assert_snapshot!(table(&results, &Shown::default()).to_text());
     }
 
     #[test]
     fn no_configuration_gives_a_header_alone() {
         let results = Results::read(reply(Vec::new())).expect("valid");
-        assert!(table(&results, None).rows.is_empty());
+        assert!(table(&results, &Shown::default()).rows.is_empty());
     }
 }

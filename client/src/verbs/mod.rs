@@ -1,6 +1,7 @@
 //! The verbs: each reads its arguments, makes its calls, prints its answer.
 
 mod control;
+pub(crate) mod diff;
 mod explain;
 mod file;
 mod plan;
@@ -20,7 +21,7 @@ use crate::{output, watch};
 pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
     let Cli { global, verb } = cli;
     let format = global.output;
-    refuse_csv(&verb, format)?;
+    check_format(&verb, format)?;
     match verb {
         Verb::Validate(args) => file::validate(&args, format)?,
         Verb::Plan(args) => plan::plan(&args, &global).await?,
@@ -34,6 +35,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
         Verb::Capture(args) => trials::capture(open(&global).await?, args.trial).await?,
         Verb::Results(args) => results::results(open(&global).await?, args, format).await?,
         Verb::Best(args) => results::best(open(&global).await?, args, format).await?,
+        Verb::Diff(args) => diff::diff(open(&global).await?, args, format).await?,
         Verb::Pause(args) => control::pause(open(&global).await?, args.sweep, format).await?,
         Verb::Resume(args) => control::resume(open(&global).await?, args.sweep, format).await?,
         Verb::Cancel(args) => control::cancel(open(&global).await?, args.sweep, format).await?,
@@ -55,25 +57,16 @@ async fn open(global: &Global) -> Result<Connection, CliError> {
     Connection::open(&global.server, token.as_deref()).await
 }
 
-/// CSV is for tables that are read by programs; elsewhere it is refused before anything is done.
-fn refuse_csv(verb: &Verb, format: Format) -> Result<(), CliError> {
-    let name = match verb {
-        Verb::Results(_) | Verb::Trials(_) => return Ok(()),
-        Verb::Validate(_) => "validate",
-        Verb::Plan(_) => "plan",
-        Verb::Submit(_) => "submit",
-        Verb::List(_) => "list",
-        Verb::Show(_) => "show",
-        Verb::Watch(_) => "watch",
-        Verb::Trial(_) => "trial",
-        Verb::Explain(_) => "explain",
-        Verb::Capture(_) => "capture",
-        Verb::Best(_) => "best",
-        Verb::Pause(_) => "pause",
-        Verb::Resume(_) => "resume",
-        Verb::Cancel(_) => "cancel",
-        Verb::Workers(_) => "workers",
-        Verb::Completions(_) => "completions",
+/// Formats other than table and json are for verbs that print tables; elsewhere they are refused before anything is
+/// done.
+fn check_format(verb: &Verb, format: Format) -> Result<(), CliError> {
+    let known: &'static [Format] = match verb {
+        Verb::Results(_) => {
+            &[Format::Table, Format::Json, Format::Csv, Format::Parquet, Format::Markdown, Format::Latex]
+        }
+        Verb::Trials(_) => &[Format::Table, Format::Json, Format::Csv, Format::Parquet],
+        Verb::Best(_) => &[Format::Table, Format::Json, Format::Markdown, Format::Latex],
+        _ => &[Format::Table, Format::Json],
     };
-    if format == Format::Csv { Err(CliError::NoCsv { verb: name }) } else { Ok(()) }
+    if known.contains(&format) { Ok(()) } else { Err(CliError::NoFormat { format, known }) }
 }

@@ -24,7 +24,7 @@ pub(crate) async fn plan(args: &PlanArgs, global: &Global) -> Result<(), CliErro
     };
     match global.output {
         Format::Json => output::print_json(&Answer { plan: &plan, workers: coverage.as_ref() }),
-        Format::Table | Format::Csv => output::print(&page(&plan, coverage.as_ref())),
+        _ => output::print(&page(&plan, coverage.as_ref())),
     }
 }
 

@@ -1,16 +1,19 @@
 //! `sweep results` and `sweep best`.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::cli::{BestArgs, Format, ResultsArgs};
 use crate::connection::Connection;
 use crate::error::CliError;
+use crate::format::Settings;
 use crate::output;
-use crate::results::pivot::{Spread, pivot};
-use crate::results::record::{self, csv, records};
-use crate::results::table::table;
+use crate::output::{Column, Grid};
+use crate::results::pivot::{Axes, pivot};
+use crate::results::published::{Published, parse_filter};
+use crate::results::record::{self, Record, frame, records};
+use crate::results::table::{Compared, Shown, table};
 use crate::results::{Results, Row};
 
 pub(crate) async fn results(
@@ -18,75 +21,151 @@ pub(crate) async fn results(
     args: ResultsArgs,
     format: Format,
 ) -> Result<(), CliError> {
-    let mut results = Results::read(connection.results(&args.sweep).await?)?;
-    if let Some(stage) = &args.stage {
-        results = results.only_stage(stage)?;
-    }
+    let published = match args.compare.as_slice() {
+        [] => None,
+        files => Some(Published::read(files, args.compare_where.as_deref())?),
+    };
+    let results = Results::read(connection.results(&args.sweep, &[]).await?)?;
+    let results = narrowed(results, args.stage.as_deref(), args.filter.as_deref())?;
     if let Some(metric) = &args.metric {
         results.check_metric(metric)?;
     }
-    if args.rows.is_some() || args.cols.is_some() {
-        return print_pivot(results, &args, format);
+    if !args.rows.is_empty() || !args.cols.is_empty() {
+        return print_pivot(results, &args, published.as_ref(), format);
     }
+    let compare = |published| Compared::of(&results, published, default_metric(&results, &args));
+    let compared = published.as_ref().map(compare).transpose()?;
     match format {
-        Format::Json => output::print_json(&records(&results)),
-        Format::Csv => output::print(&csv(&results).to_csv()),
-        Format::Table => output::print(&table(&results, args.metric.as_deref()).to_text()),
-    }
-}
-
-fn print_pivot(mut results: Results, args: &ResultsArgs, format: Format) -> Result<(), CliError> {
-    let spread = Spread { rows: args.rows.as_deref(), cols: args.cols.as_deref() };
-    for axis in [spread.rows, spread.cols].into_iter().flatten() {
-        results.check_axis(axis)?;
-    }
-    if ![spread.rows, spread.cols].contains(&Some("stage")) {
-        results = results.only_last_stage();
-    }
-    let metric = args.metric.as_ref().or(results.report.first()).unwrap_or(&results.objective.metric);
-    let pivot = pivot(&results, spread, metric);
-    match format {
-        Format::Json => output::print_json(&pivot),
-        Format::Csv => output::print(&pivot.grid().to_csv()),
-        Format::Table => {
-            output::print(&format!("{}\n\n{}", pivot.caption.join("\n"), pivot.grid().to_text()))
+        Format::Json => output::print_json(&records(&results, compared.as_ref())),
+        Format::Csv => output::print_csv(&frame(&results, compared.as_ref())),
+        Format::Parquet => output::print_parquet(&frame(&results, compared.as_ref())),
+        Format::Table | Format::Markdown | Format::Latex => {
+            let shown = Shown { metric: args.metric.as_deref(), spread: args.spread, compared };
+            print_grid(&[args.spread.describe().to_owned()], &table(&results, &shown), format)
         }
     }
 }
 
-pub(crate) async fn best(mut connection: Connection, args: BestArgs, format: Format) -> Result<(), CliError> {
-    let results = Results::read(connection.results(&args.sweep).await?)?;
-    let results = match &args.stage {
-        Some(stage) => results.only_stage(stage)?,
-        None => results.only_last_stage(),
-    };
-    if let Some(axis) = &args.per {
+/// The results of a stage for which an expression holds.
+fn narrowed(mut results: Results, stage: Option<&str>, filter: Option<&str>) -> Result<Results, CliError> {
+    if let Some(filter) = filter {
+        let filter = parse_filter("--where", filter)?;
+        let kept = results.only_where(&filter);
+        results = kept.map_err(|error| CliError::InvalidFilter { flag: "--where", error })?;
+    }
+    match stage {
+        Some(stage) => results.only_stage(stage),
+        None => Ok(results),
+    }
+}
+
+/// The metric to show where one alone is shown.
+fn default_metric<'a>(results: &'a Results, args: &'a ResultsArgs) -> &'a str {
+    args.metric.as_ref().or(results.report.first()).unwrap_or(&results.objective.metric)
+}
+
+fn print_pivot(
+    mut results: Results,
+    args: &ResultsArgs,
+    published: Option<&Published>,
+    format: Format,
+) -> Result<(), CliError> {
+    let axes = Axes { rows: &args.rows, cols: &args.cols };
+    for axis in axes.rows.iter().chain(axes.cols) {
         results.check_axis(axis)?;
     }
-    let best: Vec<Row> = best_per(&results, args.per.as_deref()).into_iter().cloned().collect();
+    if !axes.rows.iter().chain(axes.cols).any(|axis| axis == "stage") {
+        results = results.only_last_stage();
+    }
+    let metric = default_metric(&results, args).to_owned();
+    let pivot = pivot(&results, axes, &metric, args.spread, published)?;
+    match format {
+        Format::Json => output::print_json(&pivot.document()),
+        Format::Csv => output::print_csv(&pivot.frame()),
+        Format::Parquet => output::print_parquet(&pivot.frame()),
+        Format::Table | Format::Markdown | Format::Latex => print_grid(&pivot.caption, &pivot.grid(), format),
+    }
+}
+
+/// A table for people under its caption.
+fn print_grid(caption: &[String], grid: &Grid, format: Format) -> Result<(), CliError> {
+    let text = match format {
+        Format::Markdown => format!("{}\n\n{}", caption.join("  \n"), grid.to_markdown()),
+        Format::Latex => {
+            let comments: String = caption.iter().map(|line| format!("% {line}\n")).collect();
+            format!("{comments}{}", grid.to_latex())
+        }
+        _ => format!("{}\n\n{}", caption.join("\n"), grid.to_text()),
+    };
+    output::print(&text)
+}
+
+/// A chosen configuration, and among how many.
+struct Chosen<'a> {
+    row: &'a Row,
+    candidates: usize,
+}
+
+/// A record with how it was chosen.
+#[derive(Serialize)]
+struct ChosenRecord {
+    selection: String,
+    candidates: usize,
+    #[serde(flatten)]
+    record: Record,
+}
+
+pub(crate) async fn best(mut connection: Connection, args: BestArgs, format: Format) -> Result<(), CliError> {
+    let results = Results::read(connection.results(&args.sweep, &[]).await?)?;
+    let mut results = narrowed(results, args.stage.as_deref(), args.filter.as_deref())?;
+    if args.stage.is_none() {
+        results = results.only_last_stage();
+    }
+    for axis in &args.per {
+        results.check_axis(axis)?;
+    }
+    let best = best_per(&results, &args.per);
     if best.is_empty() {
         return Err(CliError::NoResult { sweep: args.sweep });
     }
+    if args.settings {
+        let settings: Vec<&Settings> = best.iter().map(|chosen| &chosen.row.settings).collect();
+        return output::print_json(&settings);
+    }
     if format == Format::Json {
-        let records: Vec<_> = best.iter().map(|row| record::record(&results, row)).collect();
-        return output::print_json(&records);
+        let record = |chosen: &Chosen<'_>| ChosenRecord {
+            selection: results.selection(),
+            candidates: chosen.candidates,
+            record: record::record(&results, chosen.row),
+        };
+        return output::print_json(&best.iter().map(record).collect::<Vec<_>>());
     }
     // The columns are those that tell all configurations apart, though the best may agree in some.
-    let numbers: Vec<u64> = best.iter().map(|row| row.configuration.number).collect();
-    let mut grid = table(&results, None);
-    let lines = numbers.iter().filter_map(|number| {
-        let at = results.rows.iter().position(|row| row.configuration.number == *number)?;
-        grid.rows.get(at).cloned()
-    });
-    grid.rows = lines.collect();
-    output::print(&grid.to_text())
+    let whole = table(&results, &Shown { spread: args.spread, ..Shown::default() });
+    let mut grid = Grid { columns: whole.columns, rows: Vec::new() };
+    grid.columns.push(Column::number("of"));
+    for chosen in &best {
+        let number = chosen.row.configuration.number;
+        let at = results.rows.iter().position(|row| row.configuration.number == number);
+        let mut line = at.and_then(|at| whole.rows.get(at)).cloned().unwrap_or_default();
+        line.push(chosen.candidates.to_string());
+        grid.rows.push(line);
+    }
+    let objective = &results.objective;
+    let which = if objective.goal == "minimize" { "lowest" } else { "highest" };
+    let chosen = format!(
+        "the {which} {}, {} epoch, of so many configurations [{}]",
+        objective.metric,
+        objective.at,
+        results.selection()
+    );
+    print_grid(&[args.spread.describe().to_owned(), chosen], &grid, format)
 }
 
-/// The best configuration for each value of an axis, in the order of the file; or the best of all.
-fn best_per<'a>(results: &'a Results, axis: Option<&str>) -> Vec<&'a Row> {
-    let Some(axis) = axis else { return results.best(&results.rows).into_iter().collect() };
-    let key = |row: &Row| row.value(axis).as_ref().map(Value::to_string);
-    let mut groups: BTreeMap<Option<String>, Vec<&Row>> = BTreeMap::new();
+/// The best configuration for each value of some axes, in the order of the file; or the best of all.
+fn best_per<'a>(results: &'a Results, axes: &[String]) -> Vec<Chosen<'a>> {
+    let key = |row: &Row| axes.iter().map(|axis| row.value(axis)).collect::<Vec<_>>();
+    let mut groups: HashMap<_, Vec<&Row>> = HashMap::new();
     let mut order = Vec::new();
     for row in &results.rows {
         let group = groups.entry(key(row)).or_default();
@@ -95,7 +174,12 @@ fn best_per<'a>(results: &'a Results, axis: Option<&str>) -> Vec<&'a Row> {
         }
         group.push(row);
     }
-    order.iter().filter_map(|key| results.best(groups.get(key)?.iter().copied())).collect()
+    let chosen = |key| {
+        let group: &Vec<&Row> = groups.get(key)?;
+        let candidates = group.iter().filter(|row| row.objective().n > 0).count();
+        Some(Chosen { row: results.best(group.iter().copied())?, candidates })
+    };
+    order.iter().filter_map(chosen).collect()
 }
 
 #[cfg(test)]
@@ -106,10 +190,14 @@ mod tests {
     #[test]
     fn the_best_for_each_value_of_an_axis() {
         let results = mixed();
-        let numbers =
-            |axis| best_per(&results, axis).iter().map(|row| row.configuration.number).collect::<Vec<_>>();
-        assert_eq!(numbers(None), [8]);
-        assert_eq!(numbers(Some("task")), [5, 8]);
-        assert_eq!(numbers(Some("method")), [4, 8]);
+        let numbers = |axes: &[&str]| {
+            let axes: Vec<String> = axes.iter().map(|axis| (*axis).to_owned()).collect();
+            let best = best_per(&results, &axes);
+            best.iter().map(|chosen| (chosen.row.configuration.number, chosen.candidates)).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(&[]), [(8, 7)]);
+        assert_eq!(numbers(&["task"]), [(5, 4), (8, 3)]);
+        assert_eq!(numbers(&["method"]), [(4, 3), (8, 4)]);
+        assert_eq!(numbers(&["method", "task"]), [(2, 2), (4, 1), (5, 2), (8, 2)]);
     }
 }

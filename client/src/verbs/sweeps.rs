@@ -58,7 +58,7 @@ pub(crate) async fn show(mut connection: Connection, args: ShowArgs, format: For
     }
     match format {
         Format::Json => output::print_json(&ShowRecord::from(reply)),
-        Format::Table | Format::Csv => output::print(&page(&reply)),
+        _ => output::print(&page(&reply)),
     }
 }
 

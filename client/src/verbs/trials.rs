@@ -1,16 +1,18 @@
 //! `sweep trials`, `sweep trial` and `sweep capture`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use proto::v1::{GetRequest, GetTrialRequest, GetTrialResponse, Point, Trial, TrialState};
+use proto::v1::{GetRequest, GetTrialRequest, GetTrialResponse, Point, Sweep, Trial, TrialState};
+use serde_json::Value;
 
 use crate::cli::{Format, TrialArgs, TrialsArgs};
 use crate::connection::Connection;
 use crate::error::CliError;
+use crate::filter::{Filter, FilterError};
 use crate::format::{self, Settings};
-use crate::output;
-use crate::output::{Column, Grid};
+use crate::output::{self, Column, Frame, Grid, Values};
 use crate::records::{TrialDetail, TrialRecord, trial_file};
+use crate::results::published::parse_filter;
 
 pub(crate) async fn list(
     mut connection: Connection,
@@ -20,20 +22,98 @@ pub(crate) async fn list(
     let reply = connection.client.get(GetRequest { sweep: args.sweep }).await;
     let sweep = reply.map_err(|status| connection.explain(&status))?.into_inner().sweep.unwrap_or_default();
     let states: Vec<TrialState> = args.state.into_iter().map(TrialState::from).collect();
-    let trials = connection.trials(&sweep.id, &states, 0).await?;
+    let filter = args.filter.map(|text| parse_filter("--where", &text)).transpose()?;
+    let mut trials = read(connection.trials(&sweep.id, &states, 0).await?)?;
+    if let Some(filter) = filter {
+        keep(&mut trials, &sweep, &filter)
+            .map_err(|error| CliError::InvalidFilter { flag: "--where", error })?;
+    }
     let objective = sweep.objective.unwrap_or_default().metric;
     match format {
         Format::Json => {
-            let records: Result<Vec<TrialRecord>, CliError> =
-                trials.into_iter().map(TrialRecord::try_from).collect();
-            output::print_json(&records?)
+            let records = trials.into_iter().map(|(trial, _)| TrialRecord::try_from(trial));
+            output::print_json(&records.collect::<Result<Vec<_>, CliError>>()?)
         }
-        Format::Table => output::print(&grid(&trials, &objective)?.to_text()),
-        Format::Csv => output::print(&csv(&trials, &objective, &sweep.axes)?.to_csv()),
+        Format::Csv => output::print_csv(&frame(&trials, &objective, &sweep.axes)),
+        Format::Parquet => output::print_parquet(&frame(&trials, &objective, &sweep.axes)),
+        _ => output::print(&grid(&trials, &objective).to_text()),
     }
 }
 
-fn grid(trials: &[Trial], objective: &str) -> Result<Grid, CliError> {
+/// A trial and its settings.
+type Read = (Trial, Settings);
+
+fn read(trials: Vec<Trial>) -> Result<Vec<Read>, CliError> {
+    trials
+        .into_iter()
+        .map(|trial| {
+            let settings = format::settings(&trial.settings_json)?;
+            Ok((trial, settings))
+        })
+        .collect()
+}
+
+/// Keeps the trials for which an expression holds.
+fn keep(trials: &mut Vec<Read>, sweep: &Sweep, filter: &Filter) -> Result<(), FilterError> {
+    const NAMES: [&str; 10] = [
+        "trial",
+        "stage",
+        "block",
+        "config_hash",
+        "seed",
+        "state",
+        "failure",
+        "attempt",
+        "worker",
+        "objective",
+    ];
+    let mut known: BTreeSet<&str> = NAMES.into_iter().chain(["epoch", "epochs"]).collect();
+    known.extend(sweep.axes.iter().map(String::as_str));
+    known.extend(trials.iter().flat_map(|(_, settings)| settings.keys()).map(String::as_str));
+    known.extend(trials.iter().flat_map(|(trial, _)| trial.metrics.keys()).map(String::as_str));
+    known.extend(sweep.report.iter().chain(sweep.objective.iter().map(|o| &o.metric)).map(String::as_str));
+    let known: Vec<&str> = known.into_iter().collect();
+    filter.check(&known, |name| match name {
+        "state" => Some(STATES.map(format::trial_state).to_vec()),
+        "failure" => Some(sweeps::FailureClass::ALL.map(sweeps::FailureClass::name).to_vec()),
+        _ => None,
+    })?;
+    trials.retain(|(trial, settings)| filter.matches(|name| named(trial, settings, name)));
+    Ok(())
+}
+
+const STATES: [TrialState; 7] = [
+    TrialState::Waiting,
+    TrialState::Queued,
+    TrialState::Running,
+    TrialState::Succeeded,
+    TrialState::Stopped,
+    TrialState::Failed,
+    TrialState::Cancelled,
+];
+
+/// A value of a trial by its name in expressions.
+fn named(trial: &Trial, settings: &Settings, name: &str) -> Option<Value> {
+    let text = |text: &str| Some(Value::from(text)).filter(|_| !text.is_empty());
+    match name {
+        "trial" => Some(trial.id.into()),
+        "stage" => text(&trial.stage),
+        "block" => text(&trial.block),
+        "config_hash" => text(&trial.config_hash),
+        "seed" => Some(trial.seed.into()),
+        "state" => text(format::trial_state(trial.state())),
+        "failure" => text(format::failure(trial.failure())),
+        "attempt" => Some(trial.attempt.into()),
+        "worker" => text(&trial.worker),
+        "objective" => trial.objective.map(Value::from),
+        "epoch" => Some(trial.epoch.into()),
+        // As an axis it says the same.
+        "epochs" => Some(trial.epochs.into()),
+        _ => settings.get(name).cloned().or_else(|| trial.metrics.get(name).map(|value| (*value).into())),
+    }
+}
+
+fn grid(trials: &[Read], objective: &str) -> Grid {
     let columns = vec![
         Column::number("trial"),
         Column::text("state"),
@@ -43,20 +123,19 @@ fn grid(trials: &[Trial], objective: &str) -> Result<Grid, CliError> {
         Column::text("worker"),
         Column::text("settings"),
     ];
-    let mut rows = Vec::with_capacity(trials.len());
-    for trial in trials {
+    let line = |(trial, settings): &Read| {
         let score = trial.objective.map(|score| format::metric(objective, score));
-        rows.push(vec![
+        vec![
             trial.id.to_string(),
             state(trial),
             trial.attempt.to_string(),
             format!("{}/{}", trial.epoch, trial.epochs),
             score.unwrap_or_else(|| "–".to_owned()),
             trial.worker.clone(),
-            format!("{} seed={}", joined(&format::settings(&trial.settings_json)?), trial.seed),
-        ]);
-    }
-    Ok(Grid { columns, rows })
+            format!("{} seed={}", joined(settings), trial.seed),
+        ]
+    };
+    Grid { columns, rows: trials.iter().map(line).collect() }
 }
 
 /// `failed: cuda_oom`, or the state alone.
@@ -72,40 +151,30 @@ fn joined(settings: &Settings) -> String {
     pairs.collect::<Vec<_>>().join(" ")
 }
 
-/// One line per trial, a column per axis and per metric.
-fn csv(trials: &[Trial], objective: &str, axes: &[String]) -> Result<Grid, CliError> {
-    let mut settings = Vec::with_capacity(trials.len());
-    for trial in trials {
-        settings.push(format::settings(&trial.settings_json)?);
+/// One row per trial, a column per axis and per metric.
+fn frame(trials: &[Read], objective: &str, axes: &[String]) -> Frame {
+    let of = || trials.iter().map(|(trial, _)| trial);
+    let metrics: BTreeSet<&String> = of().flat_map(|trial| trial.metrics.keys()).collect();
+    let mut frame = Frame::default();
+    frame.push("trial", Values::Int(of().map(|trial| Some(trial.id)).collect()));
+    frame.push("stage", Values::text(of().map(|trial| trial.stage.as_str())));
+    frame.push("block", Values::text(of().map(|trial| trial.block.as_str())));
+    frame.push("config_hash", Values::text(of().map(|trial| trial.config_hash.as_str())));
+    frame.push("seed", Values::Int(of().map(|trial| Some(trial.seed)).collect()));
+    frame.push("state", Values::text(of().map(|trial| format::trial_state(trial.state()))));
+    frame.push("failure", Values::text(of().map(|trial| format::failure(trial.failure()))));
+    frame.push("attempt", Values::counts(of().map(|trial| trial.attempt)));
+    frame.push("worker", Values::text(of().map(|trial| trial.worker.as_str())));
+    for axis in axes {
+        let values = trials.iter().map(|(_, settings)| settings.get(axis).cloned());
+        frame.push(axis, Values::settings(values.collect()));
     }
-    let mut metrics: Vec<&String> = trials.iter().flat_map(|trial| trial.metrics.keys()).collect();
-    metrics.sort();
-    metrics.dedup();
-    let fixed = ["trial", "stage", "block", "config_hash", "seed", "state", "failure", "attempt", "worker"];
-    let mut names: Vec<String> = fixed.map(str::to_owned).to_vec();
-    names.extend(axes.iter().cloned());
-    names.push(format!("objective({objective})"));
-    names.extend(metrics.iter().map(|name| (*name).clone()));
-    let line = |(trial, settings): (&Trial, &Settings)| {
-        let mut cells = vec![
-            trial.id.to_string(),
-            trial.stage.clone(),
-            trial.block.clone(),
-            trial.config_hash.clone(),
-            trial.seed.to_string(),
-            format::trial_state(trial.state()).to_owned(),
-            format::failure(trial.failure()).to_owned(),
-            trial.attempt.to_string(),
-            trial.worker.clone(),
-        ];
-        cells.extend(axes.iter().map(|axis| settings.get(axis).map(format::setting).unwrap_or_default()));
-        let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
-        cells.push(number(trial.objective));
-        cells.extend(metrics.iter().map(|name| number(trial.metrics.get(*name).copied())));
-        cells
-    };
-    let rows = trials.iter().zip(&settings).map(line).collect();
-    Ok(Grid { columns: names.into_iter().map(Column::text).collect(), rows })
+    let scores = of().map(|trial| trial.objective);
+    frame.push(format!("objective({objective})"), Values::Float(scores.collect()));
+    for metric in metrics {
+        frame.push(metric, Values::Float(of().map(|trial| trial.metrics.get(metric).copied()).collect()));
+    }
+    frame
 }
 
 pub(crate) async fn show(
@@ -116,7 +185,7 @@ pub(crate) async fn show(
     let reply = fetch(&mut connection, args.trial).await?;
     match format {
         Format::Json => output::print_json(&TrialDetail::try_from(reply)?),
-        Format::Table | Format::Csv => output::print(&page(&reply, args.points)?),
+        _ => output::print(&page(&reply, args.points)?),
     }
 }
 
@@ -124,7 +193,7 @@ pub(crate) async fn capture(mut connection: Connection, trial: i64) -> Result<()
     output::print_json(&trial_file(&fetch(&mut connection, trial).await?)?)
 }
 
-async fn fetch(connection: &mut Connection, trial_id: i64) -> Result<GetTrialResponse, CliError> {
+pub(super) async fn fetch(connection: &mut Connection, trial_id: i64) -> Result<GetTrialResponse, CliError> {
     let reply = connection.client.get_trial(GetTrialRequest { trial_id }).await;
     Ok(reply.map_err(|status| connection.explain(&status))?.into_inner())
 }
@@ -275,13 +344,35 @@ mod tests {
 
     #[test]
     fn trials_as_a_table() {
-        insta::assert_snapshot!(grid(&[trial(), failed()], "val/top1").expect("valid").to_text());
+        let trials = read(vec![trial(), failed()]).expect("valid");
+        insta::assert_snapshot!(grid(&trials, "val/top1").to_text());
     }
 
     #[test]
     fn trials_as_csv() {
         let axes = ["task".to_owned(), "lr".to_owned()];
-        insta::assert_snapshot!(csv(&[trial(), failed()], "val/top1", &axes).expect("valid").to_csv());
+        let trials = read(vec![trial(), failed()]).expect("valid");
+        let csv = frame(&trials, "val/top1", &axes).to_csv().expect("written");
+        insta::assert_snapshot!(String::from_utf8(csv).expect("text"));
+    }
+
+    #[test]
+    fn expressions_see_settings_states_and_metrics() {
+        let sweep = Sweep { axes: vec!["lr".into(), "wd".into()], ..Sweep::default() };
+        let kept = |text: &str| {
+            let mut trials = read(vec![trial(), failed()]).expect("valid");
+            keep(&mut trials, &sweep, &Filter::parse(text).expect("valid"))?;
+            Ok::<_, FilterError>(trials.iter().map(|(trial, _)| trial.id).collect::<Vec<_>>())
+        };
+        assert_eq!(kept("task = elpv/type and state = failed and lr > 0.1").expect("known"), [18]);
+        assert_eq!(kept("failure in (diverged, timeout) or val/top1 > 90").expect("known"), [18]);
+        assert_eq!(
+            kept("seed = 1 and worker = gpu-03 and wd = null and objective > 87").expect("known"),
+            [17]
+        );
+        let error = kept("state = suceeded").expect_err("no state").to_string();
+        assert!(error.contains("did you mean `succeeded`?"), "{error}");
+        assert!(kept("gate_init = 5").is_err());
     }
 
     #[test]

@@ -27,8 +27,8 @@ impl View {
         let has_terminal = std::io::stderr().is_terminal();
         match format {
             Format::Json => View::Json,
-            Format::Table | Format::Csv if has_terminal => View::Bars(Bars::new()),
-            Format::Table | Format::Csv => View::Lines,
+            _ if has_terminal => View::Bars(Bars::new()),
+            _ => View::Lines,
         }
     }
 

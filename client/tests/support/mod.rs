@@ -203,6 +203,7 @@ impl Sweeps for Service {
             objective: sweep.objective,
             report: sweep.report,
             axes: sweep.axes,
+            first_recipe_json: String::new(),
         }))
     }
 

@@ -237,17 +237,18 @@ fn attempt(row: AttemptRow) -> Result<v1::Attempt, Error> {
     })
 }
 
-/// A configuration with the statistics of its trials, which are `outcomes`.
+/// A configuration with the statistics of its trials, which are `outcomes`: of the metrics that are `wanted`, or of all.
 pub(super) fn configuration(
     row: ConfigurationRow,
     outcomes: &[OutcomeRow],
+    wanted: &[String],
 ) -> Result<v1::Configuration, Error> {
     let with = |state: &str| outcomes.iter().filter(|row| row.state == state).count() as u32;
     let diverged = outcomes.iter().filter(|row| row.class.as_deref() == Some("diverged")).count() as u32;
     let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for outcome in outcomes {
         for (name, value) in metrics("result", row.number, outcome.metrics_json.as_deref())? {
-            if value.is_finite() {
+            if value.is_finite() && (wanted.is_empty() || wanted.contains(&name)) {
                 values.entry(name).or_default().push(value);
             }
         }

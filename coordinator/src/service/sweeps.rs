@@ -135,6 +135,7 @@ impl Sweeps for Service {
             objective: Some(encode::objective(row.objective()?)),
             report: crate::store::rows::from_json("sweep", &row.id, &row.report_json)?,
             axes: crate::store::rows::from_json("sweep", &row.id, &row.axes_json)?,
+            first_recipe_json: results.first_recipe_json,
             ..Default::default()
         };
         let mut outcomes = results.outcomes.as_slice();
@@ -142,7 +143,7 @@ impl Sweeps for Service {
         for row in results.configurations {
             let (own, rest) = outcomes_of(row.number, outcomes);
             outcomes = rest;
-            configurations.push(encode::configuration(row, own)?);
+            configurations.push(encode::configuration(row, own, &request.metrics)?);
         }
         let (configurations, is_last) = page(configurations, limit);
         response.next_after = configurations.last().map_or(0, |row| if is_last { 0 } else { row.number });

@@ -212,6 +212,8 @@ pub struct ResultsPage {
     pub configurations: Vec<ConfigurationRow>,
     /// In the order of the configurations.
     pub outcomes: Vec<OutcomeRow>,
+    /// Of the sweep's first configuration.
+    pub first_recipe_json: String,
 }
 
 impl Op for Results {
@@ -227,7 +229,8 @@ impl Op for Results {
             }
             _ => Vec::new(),
         };
-        Ok(ResultsPage { sweep, configurations, outcomes })
+        let first_recipe_json = sweeps::first_recipe(tx, sweep.number).await?;
+        Ok(ResultsPage { sweep, configurations, outcomes, first_recipe_json })
     }
 }
 

@@ -346,6 +346,13 @@ record! {
 }
 
 record! {
+    /// A complete recipe.
+    pub struct RecipeRow {
+        recipe_json: String,
+    }
+}
+
+record! {
     /// A trial's end, for the statistics of its configuration.
     pub struct OutcomeRow {
         config: i64,

@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use crate::fair::Candidate;
 use crate::store::error::Error;
-use crate::store::rows::{CandidateRow, ConfigurationRow, FailureRow, SourceRow, SweepRow, to_json};
+use crate::store::rows::{
+    CandidateRow, ConfigurationRow, FailureRow, RecipeRow, SourceRow, SweepRow, to_json,
+};
 use crate::store::tx::{Sql, Tx, args, locking};
 use crate::trial::Millis;
 
@@ -95,6 +97,8 @@ const CONFIGURATIONS: Sql = Sql::both(
     "SELECT number, hash, stage, block, settings_json FROM configuration
       WHERE sweep = $1 AND number > $2 ORDER BY number LIMIT $3",
 );
+const FIRST_RECIPE: Sql =
+    Sql::both("SELECT recipe_json FROM configuration WHERE sweep = $1 ORDER BY number LIMIT 1");
 
 const FAILURES: Sql = Sql::both(
     "SELECT x.class AS class, x.trials AS trials, t.message AS example
@@ -306,4 +310,10 @@ pub(in crate::store) async fn configurations<T: Tx>(
 
 pub(in crate::store) async fn failures<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<FailureRow>, Error> {
     Ok(tx.fetch(FAILURES, args![sweep]).await?)
+}
+
+/// The recipe of the first configuration, as stored.
+pub(in crate::store) async fn first_recipe<T: Tx>(tx: &mut T, sweep: i64) -> Result<String, Error> {
+    let row: Option<RecipeRow> = tx.fetch_one(FIRST_RECIPE, args![sweep]).await?;
+    Ok(row.map(|row| row.recipe_json).unwrap_or_default())
 }

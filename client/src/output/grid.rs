@@ -1,11 +1,6 @@
-//! Where output goes: data to stdout, the rest to stderr. A reader that went away is no error.
-
-use std::io::{self, IsTerminal, Write};
+//! Tables for people: as text, Markdown or LaTeX. Pure.
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
-use serde::Serialize;
-
-use crate::error::CliError;
 
 /// A table before it is drawn.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -56,63 +51,53 @@ impl Grid {
         text
     }
 
-    /// As CSV (RFC 4180): a header, then the rows.
-    pub(crate) fn to_csv(&self) -> String {
-        let names: Vec<String> = self.columns.iter().map(|column| column.name.clone()).collect();
-        let mut text = String::new();
-        for row in std::iter::once(&names).chain(&self.rows) {
-            text.push_str(&row.iter().map(|field| quoted(field)).collect::<Vec<_>>().join(","));
-            text.push('\n');
+    /// As a Markdown table.
+    pub(crate) fn to_markdown(&self) -> String {
+        let escaped = |text: &String| text.replace('|', "\\|");
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let mut text = line(self.columns.iter().map(|column| escaped(&column.name)).collect());
+        let rule = |column: &Column| if column.is_number { "---:" } else { "---" }.to_owned();
+        text.push_str(&line(self.columns.iter().map(rule).collect()));
+        for row in &self.rows {
+            text.push_str(&line(row.iter().map(escaped).collect()));
         }
+        text
+    }
+
+    /// As a `tabular` with the rules of the package booktabs.
+    pub(crate) fn to_latex(&self) -> String {
+        let alignment: String =
+            self.columns.iter().map(|column| if column.is_number { 'r' } else { 'l' }).collect();
+        let line = |cells: Vec<String>| format!("{} \\\\\n", cells.join(" & "));
+        let mut text = format!("\\begin{{tabular}}{{{alignment}}}\n\\toprule\n");
+        text.push_str(&line(self.columns.iter().map(|column| latex(&column.name)).collect()));
+        text.push_str("\\midrule\n");
+        for row in &self.rows {
+            text.push_str(&line(row.iter().map(|cell| latex(cell)).collect()));
+        }
+        text.push_str("\\bottomrule\n\\end{tabular}\n");
         text
     }
 }
 
-fn quoted(field: &str) -> String {
-    if field.contains(['"', ',', '\n', '\r']) {
-        format!("\"{}\"", field.replace('"', "\"\""))
-    } else {
-        field.to_owned()
+/// Text with LaTeX's special characters escaped.
+fn latex(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => escaped.extend(['\\', c]),
+            '\\' => escaped.push_str("\\textbackslash{}"),
+            '~' => escaped.push_str("\\textasciitilde{}"),
+            '^' => escaped.push_str("\\textasciicircum{}"),
+            '±' => escaped.push_str("$\\pm$"),
+            '−' => escaped.push_str("$-$"),
+            '–' => escaped.push_str("--"),
+            // After a line's end it would be taken as the space to leave there.
+            '[' => escaped.push_str("{[}"),
+            _ => escaped.push(c),
+        }
     }
-}
-
-/// Writes data to stdout.
-pub(crate) fn print(text: &str) -> Result<(), CliError> {
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .map_err(|source| CliError::Write { source })
-}
-
-/// Writes one JSON document to stdout.
-pub(crate) fn print_json(value: &impl Serialize) -> Result<(), CliError> {
-    let mut text =
-        serde_json::to_string_pretty(value).map_err(|source| CliError::Write { source: source.into() })?;
-    text.push('\n');
-    print(&text)
-}
-
-/// Writes one JSON document as one line to stdout.
-pub(crate) fn print_json_line(value: &impl Serialize) -> Result<(), CliError> {
-    let mut text =
-        serde_json::to_string(value).map_err(|source| CliError::Write { source: source.into() })?;
-    text.push('\n');
-    print(&text)
-}
-
-/// Tells the user what was refused or broke.
-pub(crate) fn print_error(error: &CliError) {
-    let colored =
-        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let label = if colored { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
-    // Nothing is left to do when stderr is gone as well.
-    let _ = writeln!(io::stderr(), "{label} {error}");
-}
-
-/// Tells the user something that is not data: a warning or a remark.
-pub(crate) fn remark(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    escaped
 }
 
 #[cfg(test)]
@@ -138,7 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn csv_quotes_what_needs_it() {
-        assert_eq!(grid().to_csv(), "task,top1\nvtab/dtd,7.25\n\"a, \"\"b\"\"\",70.00\n");
+    fn markdown_escapes_bars_and_latex_its_special_characters() {
+        let mut grid = grid();
+        grid.rows.push(vec!["vpt_deep|50%".into(), "71.25 ± 0.50".into()]);
+        insta::assert_snapshot!(grid.to_markdown());
+        insta::assert_snapshot!(grid.to_latex());
     }
 }
