@@ -408,6 +408,8 @@ impl From<&Event> for EventRecord {
             EventKind::Paused => "paused",
             EventKind::Resumed => "resumed",
             EventKind::Ended => "ended",
+            EventKind::StageOpened => "stage_opened",
+            EventKind::GroupFailed => "group_failed",
         };
         Self {
             seq: event.seq,

@@ -74,6 +74,12 @@ impl Warm {
 }
 
 impl Need {
+    /// What another recipe asks for, on a worker with the same resources.
+    pub fn with(&self, recipe: &Recipe) -> Self {
+        let resources = Resources { gpu_memory_mib: self.gpu_memory_mib, labels: self.labels.clone() };
+        Self::of(recipe, &resources)
+    }
+
     /// What a recipe asks for, on a worker with these resources.
     pub fn of(recipe: &Recipe, resources: &Resources) -> Self {
         let split = &recipe.split;

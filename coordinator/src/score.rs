@@ -20,6 +20,15 @@ pub enum Goal {
     Minimize,
 }
 
+impl From<Goal> for sweeps::spec::Goal {
+    fn from(goal: Goal) -> Self {
+        match goal {
+            Goal::Maximize => Self::Maximize,
+            Goal::Minimize => Self::Minimize,
+        }
+    }
+}
+
 /// Which epoch's value counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

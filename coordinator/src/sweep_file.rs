@@ -1,8 +1,11 @@
 //! From a sweep file to the rows that are stored. Pure.
 
+use std::collections::HashMap;
+
 use sha2::{Digest, Sha256};
 use sweeps::spec::Resources;
-use sweeps::{Configuration, Spec, SpecErrors};
+use sweeps::stage::Opening;
+use sweeps::{Configuration, Spec, SpecErrors, Stage};
 
 use crate::offer::{Need, Offer};
 use crate::score::{At, Goal, Objective};
@@ -18,8 +21,6 @@ const FILE_NAME: &str = "sweep file";
 pub enum FileError {
     #[error("{0}")]
     Spec(#[from] SpecErrors),
-    #[error("this coordinator runs the first stage only: submit the others as sweeps of their own")]
-    Stages,
     #[error("configuration {number} ({settings}): {message}; depth as offered by worker {worker}")]
     Depth { number: u64, settings: String, message: String, worker: String },
 }
@@ -53,14 +54,12 @@ impl File {
 /// Every mistake in the file, or the first configuration that is deeper than its backbone.
 pub fn expand(file: File, offers: &[(String, Offer)]) -> Result<(NewSweep, Vec<String>), FileError> {
     let spec = Spec::parse(FILE_NAME, &file.text, &file.overrides)?;
-    if spec.stages.len() > 1 {
-        return Err(FileError::Stages);
-    }
+    let groups = Groups::of(&spec.stages);
     let configurations = spec
         .configurations()
         .map(|configuration| {
             check_depth(&configuration, offers)?;
-            Ok(new_configuration(&configuration, &spec.resources))
+            Ok(new_configuration(&configuration, &spec.resources, &groups))
         })
         .collect::<Result<_, FileError>>()?;
     let trials = spec.trials().into_iter();
@@ -127,10 +126,38 @@ fn new_sweep(
         source,
         configurations,
         trials,
+        stages: spec.stages,
+        allow_test_selection: spec.allow_test_selection,
     }
 }
 
-fn new_configuration(configuration: &Configuration, resources: &Resources) -> NewConfiguration {
+/// The groups of the first stage's configurations by their keys, for each stage that chooses among them.
+struct Groups<'s>(Vec<(usize, &'s Opening, HashMap<&'s str, usize>)>);
+
+impl<'s> Groups<'s> {
+    fn of(stages: &'s [Stage]) -> Self {
+        let groups = |(number, stage): (usize, &'s Stage)| {
+            let from = stage.from.as_ref().filter(|from| from.stage == 0)?;
+            let keys = from.groups.iter().enumerate().map(|(place, group)| (group.key.as_str(), place));
+            Some((number, &from.opening, keys.collect()))
+        };
+        Self(stages.iter().enumerate().filter_map(groups).collect())
+    }
+
+    fn with(&self, configuration: &Configuration) -> Vec<(usize, usize)> {
+        let choice = |(stage, opening, groups): &(usize, &Opening, HashMap<&str, usize>)| {
+            let key = opening.key(&configuration.settings, configuration.block.as_deref());
+            Some((*stage, *groups.get(key.as_str())?))
+        };
+        self.0.iter().filter_map(choice).collect()
+    }
+}
+
+fn new_configuration(
+    configuration: &Configuration,
+    resources: &Resources,
+    groups: &Groups<'_>,
+) -> NewConfiguration {
     let recipe = &configuration.recipe;
     NewConfiguration {
         stage: configuration.stage.to_string(),
@@ -139,7 +166,10 @@ fn new_configuration(configuration: &Configuration, resources: &Resources) -> Ne
         settings_json: configuration.settings_json(),
         recipe_json: recipe.to_json(),
         epochs: recipe.epochs,
+        lr: recipe.lr,
+        is_lr_scaled: configuration.is_lr_scaled,
         need: Need::of(recipe, resources),
+        choices: groups.with(configuration),
     }
 }
 

@@ -15,6 +15,8 @@ CREATE TABLE sweep (
     objective_json TEXT NOT NULL,
     report_json TEXT NOT NULL,
     axes_json TEXT NOT NULL,
+    -- 1: test images may choose, which every table of the sweep says.
+    allow_test_selection BIGINT NOT NULL,
     retry_json TEXT NOT NULL,
     checkpoint_json TEXT NOT NULL,
     -- Limits; NULL: none.
@@ -24,11 +26,14 @@ CREATE TABLE sweep (
     pause_after_code_errors BIGINT,
     paused_because TEXT NOT NULL,
     configurations BIGINT NOT NULL,
-    -- Trials in each state; their sum is `trials`.
+    -- Configurations and trials that there are or that stages will open when all goes well. Trials that wait for their
+    -- stage have no row yet; with those in each state they sum to `trials`.
     trials BIGINT NOT NULL,
+    waiting BIGINT NOT NULL,
     queued BIGINT NOT NULL,
     running BIGINT NOT NULL,
     succeeded BIGINT NOT NULL,
+    stopped BIGINT NOT NULL,
     failed BIGINT NOT NULL,
     cancelled BIGINT NOT NULL,
     -- Trials that failed, not diverged, since the last success or resumption.
@@ -36,7 +41,8 @@ CREATE TABLE sweep (
     last_seq BIGINT NOT NULL,
     -- When it was last leased from, by a clock that counts leases: of equals, who has waited longer is served.
     served BIGINT NOT NULL,
-    CHECK (queued >= 0 AND running >= 0 AND queued + running + succeeded + failed + cancelled = trials)
+    CHECK (waiting >= 0 AND queued >= 0 AND running >= 0
+           AND waiting + queued + running + succeeded + stopped + failed + cancelled = trials)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX sweep_name ON sweep (name, number);
 CREATE INDEX sweep_active ON sweep (priority DESC, number) WHERE state = 'active';
@@ -76,9 +82,60 @@ CREATE TABLE configuration (
     settings_json TEXT NOT NULL,
     recipe_json TEXT NOT NULL,
     epochs BIGINT NOT NULL,
+    -- Learning rate of the recipe, and whether it is the written one × batch_size / 256.
+    lr DOUBLE PRECISION NOT NULL,
+    is_lr_scaled BIGINT NOT NULL,
+    -- The configuration that was chosen to make this one; NULL: an axis, a block or `include` made it.
+    parent BIGINT,
     PRIMARY KEY (sweep, number),
     UNIQUE (sweep, stage, hash)
 );
+
+-- The stages of a sweep, from 0 in the order of the file.
+CREATE TABLE stage (
+    sweep BIGINT NOT NULL REFERENCES sweep (number),
+    number BIGINT NOT NULL,
+    name TEXT NOT NULL,
+    seeds_json TEXT NOT NULL,
+    -- Of a stage that chooses: from which one, and what it makes of the chosen.
+    parent BIGINT,
+    opening_json TEXT,
+    PRIMARY KEY (sweep, number),
+    UNIQUE (sweep, name),
+    CHECK ((parent IS NULL) = (opening_json IS NULL))
+);
+
+-- A group of configurations, among which `stage` chooses as soon as none of their trials is to come.
+CREATE TABLE choice (
+    sweep BIGINT NOT NULL REFERENCES sweep (number),
+    stage BIGINT NOT NULL,
+    number BIGINT NOT NULL,
+    -- What the configurations have in common.
+    key_json TEXT NOT NULL,
+    -- Trials of the group that have not ended, those included that earlier stages will open.
+    pending BIGINT NOT NULL,
+    -- What it opens when all goes well.
+    configurations BIGINT NOT NULL,
+    trials BIGINT NOT NULL,
+    -- 'failed': nothing in it could be chosen.
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'opened', 'failed', 'cancelled')),
+    PRIMARY KEY (sweep, stage, number),
+    UNIQUE (sweep, stage, key_json),
+    CHECK (pending >= 0)
+);
+CREATE INDEX choice_due ON choice (sweep, stage, number) WHERE state = 'waiting' AND pending = 0;
+
+-- Which groups a configuration belongs to.
+CREATE TABLE member (
+    sweep BIGINT NOT NULL,
+    config BIGINT NOT NULL,
+    stage BIGINT NOT NULL,
+    choice BIGINT NOT NULL,
+    PRIMARY KEY (sweep, config, stage),
+    FOREIGN KEY (sweep, config) REFERENCES configuration (sweep, number),
+    FOREIGN KEY (sweep, stage, choice) REFERENCES choice (sweep, stage, number)
+);
+CREATE INDEX member_choice ON member (sweep, stage, choice, config);
 
 CREATE TABLE trial (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -86,7 +143,9 @@ CREATE TABLE trial (
     config BIGINT NOT NULL,
     seed BIGINT NOT NULL,
     need BIGINT NOT NULL REFERENCES need (id),
-    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
+    -- The trial whose tuned tensors it starts from; NULL: it starts from its seed.
+    start_from BIGINT REFERENCES trial (id),
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'stopped', 'failed', 'cancelled')),
     -- Number of the latest attempt: the fencing token.
     attempt BIGINT NOT NULL,
     failures BIGINT NOT NULL,
@@ -110,7 +169,7 @@ CREATE TABLE trial (
     CHECK ((state = 'queued') = (not_before IS NOT NULL)),
     CHECK ((state = 'running') = (worker IS NOT NULL)),
     CHECK ((state = 'failed') = (class IS NOT NULL)),
-    CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (ended IS NOT NULL))
+    CHECK ((state IN ('succeeded', 'stopped', 'failed', 'cancelled')) = (ended IS NOT NULL))
 ) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 -- The claim: in the order of ids within a sweep and a need, whatever else the table holds.
 CREATE INDEX trial_queued ON trial (sweep, need, id) WHERE state = 'queued';

@@ -1,6 +1,6 @@
 //! Stages: how the best of one stage become the configurations of the next.
 //!
-//! The first stage runs the file's axes. A later one is [`From`] an earlier stage: it parts that stage's
+//! The first stage runs the file's axes. A later one takes from an earlier stage ([`FromStage`]): it parts that stage's
 //! configurations into groups, chooses the best of each group as soon as all of the group's trials have ended, and
 //! runs what [`Opening`] makes of them. Everything an opening needs is in it, so that the coordinator stores it as
 //! JSON and never reads the file again.
@@ -29,12 +29,12 @@ pub struct Stage {
     /// Every configuration of the stage is run once with each of them.
     pub seeds: Vec<i64>,
     /// `None`: the configurations of the file's axes.
-    pub from: Option<From>,
+    pub from: Option<FromStage>,
 }
 
 /// Where a stage's configurations come from.
 #[derive(Debug, Clone, PartialEq)]
-pub struct From {
+pub struct FromStage {
     /// Index of an earlier stage.
     pub stage: usize,
     pub opening: Opening,
@@ -121,8 +121,9 @@ pub struct Child {
 impl Stage {
     /// How many configurations it has when all goes well; those of the first stage are `points`.
     pub(crate) fn configurations(&self, points: u64) -> u64 {
-        let groups =
-            |from: &From| from.groups.iter().map(|group| group.configurations).fold(0, u64::saturating_add);
+        let groups = |from: &FromStage| {
+            from.groups.iter().map(|group| group.configurations).fold(0, u64::saturating_add)
+        };
         self.from.as_ref().map_or(points, groups)
     }
 }
@@ -227,7 +228,8 @@ impl Opening {
     }
 
     /// The settings of a child: of a parameter that varied, what is run.
-    pub(crate) fn settings(&self, parent: &Settings, point: Settings) -> Settings {
+    #[must_use]
+    pub fn settings(&self, parent: &Settings, point: Settings) -> Settings {
         let mut settings = parent.clone();
         for (key, value) in &mut settings {
             if let Some(set) = self.set.get(key) {

@@ -1,6 +1,6 @@
 //! `sweep list` and `sweep show`.
 
-use proto::v1::{GetRequest, GetResponse, ListRequest, Sweep};
+use proto::v1::{GetRequest, GetResponse, ListRequest, Stage, Sweep};
 
 use crate::cli::{Format, ShowArgs};
 use crate::connection::Connection;
@@ -69,6 +69,18 @@ fn page(reply: &GetResponse) -> String {
     for (name, value) in facts(reply, &sweep) {
         if !value.is_empty() {
             text.push_str(&format!("{name:<14}{value}\n"));
+        }
+    }
+    if reply.stages.len() > 1 {
+        text.push_str("\nstages\n");
+        for stage in reply.stages.iter().filter(|stage| !stage.from.is_empty()) {
+            let Stage { name, from, waiting, opened, failed, .. } = stage;
+            text.push_str(&format!(
+                "  {name} from {from}: {opened} groups opened, {waiting} waiting, {failed} without a score\n"
+            ));
+            for group in &stage.failed_groups {
+                text.push_str(&format!("        no score in {group}\n"));
+            }
         }
     }
     if !reply.failures.is_empty() {
@@ -195,6 +207,17 @@ mod tests {
                 method: "gated".into(),
                 reasons: vec!["gpu-03 lacks task vtab/dtd".into()],
             }],
+            stages: vec![
+                Stage { name: "tune".into(), ..Stage::default() },
+                Stage {
+                    name: "final".into(),
+                    from: "tune".into(),
+                    waiting: 3,
+                    opened: 2,
+                    failed: 1,
+                    failed_groups: vec![r#"{"task":"vtab/dtd"}"#.into()],
+                },
+            ],
         };
         insta::assert_snapshot!(page(&reply));
     }

@@ -190,7 +190,10 @@ impl State {
                 self.phase = Phase::Cancelled;
                 None
             }
-            EventKind::Unspecified | EventKind::Submitted => None,
+            EventKind::Unspecified
+            | EventKind::Submitted
+            | EventKind::StageOpened
+            | EventKind::GroupFailed => None,
             EventKind::Leased
             | EventKind::Reported
             | EventKind::Succeeded

@@ -57,17 +57,18 @@ pub(super) fn sweep(row: SweepRow) -> Result<v1::Sweep, Status> {
         created: Some(timestamp(row.created)),
         configurations: count(row.configurations),
         counts: Some(v1::Counts {
-            waiting: 0,
+            waiting: count(row.waiting),
             queued: count(row.queued),
             running: count(row.running),
             succeeded: count(row.succeeded),
-            stopped: 0,
+            stopped: count(row.stopped),
             failed: count(row.failed),
             cancelled: count(row.cancelled),
         }),
         last_seq: count(row.last_seq),
         priority: i32::try_from(row.priority).unwrap_or_default(),
         paused_because: row.paused_because,
+        allow_test_selection: row.allow_test_selection != 0,
     })
 }
 
@@ -87,7 +88,21 @@ pub(super) fn details(details: SweepDetails) -> Result<v1::GetResponse, Status> 
         method: row.need.method,
         reasons: row.reasons,
     });
-    let mut response = v1::GetResponse { failures, unserved: unserved.collect(), ..Default::default() };
+    let failed_groups = |stage: &str| {
+        let of_stage = details.failed_groups.iter().filter(|group| group.stage == stage);
+        of_stage.map(|group| group.key_json.clone()).collect()
+    };
+    let stages = details.stages.iter().map(|row| v1::Stage {
+        name: row.name.clone(),
+        from: row.parent.clone().unwrap_or_default(),
+        waiting: count(row.waiting),
+        opened: count(row.opened),
+        failed: count(row.failed),
+        failed_groups: failed_groups(&row.name),
+    });
+    let stages = stages.collect();
+    let mut response =
+        v1::GetResponse { failures, unserved: unserved.collect(), stages, ..Default::default() };
     if let Some(source) = details.source {
         response.overrides = from_json("source", &details.sweep.id, &source.overrides_json)?;
         response.file = source.file;
@@ -137,6 +152,8 @@ pub(super) fn event(row: EventRow) -> Result<v1::Event, Error> {
         "paused" => K::Paused,
         "resumed" => K::Resumed,
         "ended" => K::Ended,
+        "stage_opened" => K::StageOpened,
+        "group_failed" => K::GroupFailed,
         _ => K::Unspecified,
     };
     Ok(v1::Event {

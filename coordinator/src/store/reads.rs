@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use super::error::Error;
 use super::ops::{avoiding, fitting};
 use super::rows::{
-    AttemptRow, ConfigurationRow, EventRow, FailureRow, OrphanRow, OutcomeRow, PointRow, SourceRow, SweepRow,
-    TrialView, WorkerRow, to_u32,
+    AttemptRow, ConfigurationRow, EventRow, FailedGroupRow, FailureRow, OrphanRow, OutcomeRow, PointRow,
+    SourceRow, StageCountRow, SweepRow, TrialView, WorkerRow, to_u32,
 };
 use super::sql::trials::Token;
-use super::sql::{history, sweeps, trials, workers};
+use super::sql::{history, stages, sweeps, trials, workers};
 use super::{Op, Tx};
 use crate::offer::{Need, Offer};
 use crate::trial::{Millis, TrialId, WorkerId};
@@ -55,7 +55,13 @@ pub struct SweepDetails {
     pub source: Option<SourceRow>,
     pub failures: Vec<FailureRow>,
     pub unserved: Vec<Unserved>,
+    pub stages: Vec<StageCountRow>,
+    /// Groups of which nothing could be chosen, the first of them.
+    pub failed_groups: Vec<FailedGroupRow>,
 }
+
+/// Failed groups that are named.
+const FAILED_GROUPS: i64 = 20;
 
 /// Queued trials that no live worker can run.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,7 +80,9 @@ impl Op for GetSweep {
         let source = sweeps::source(tx, sweep.number).await?;
         let failures = sweeps::failures(tx, sweep.number).await?;
         let unserved = if sweep.queued > 0 { unserved(tx, sweep.number).await? } else { Vec::new() };
-        Ok(SweepDetails { sweep, source, failures, unserved })
+        let stages = stages::counts(tx, sweep.number).await?;
+        let failed_groups = stages::failed(tx, sweep.number, FAILED_GROUPS).await?;
+        Ok(SweepDetails { sweep, source, failures, unserved, stages, failed_groups })
     }
 }
 

@@ -24,6 +24,7 @@ record! {
         objective_json: String,
         report_json: String,
         axes_json: String,
+        allow_test_selection: i64,
         retry_json: String,
         checkpoint_json: String,
         max_running: Option<i64>,
@@ -33,9 +34,11 @@ record! {
         paused_because: String,
         configurations: i64,
         trials: i64,
+        waiting: i64,
         queued: i64,
         running: i64,
         succeeded: i64,
+        stopped: i64,
         failed: i64,
         cancelled: i64,
         failures: i64,
@@ -102,6 +105,59 @@ pub struct Checkpoints {
     /// `None`: not by time.
     pub every_ms: Option<u64>,
     pub on_drain: bool,
+}
+
+record! {
+    /// A stage of a sweep.
+    pub struct StageRow {
+        sweep: i64,
+        number: i64,
+        name: String,
+        seeds_json: String,
+        parent: Option<i64>,
+        opening_json: Option<String>,
+    }
+}
+
+record! {
+    /// A group of configurations among which a stage chooses.
+    pub struct ChoiceRow {
+        sweep: i64,
+        stage: i64,
+        number: i64,
+        key_json: String,
+        pending: i64,
+        configurations: i64,
+        trials: i64,
+        state: String,
+    }
+}
+
+record! {
+    /// A stage with its groups by state.
+    pub struct StageCountRow { name: String, parent: Option<String>, waiting: i64, opened: i64, failed: i64 }
+}
+
+record! {
+    /// A group of which nothing could be chosen.
+    pub struct FailedGroupRow { stage: String, key_json: String }
+}
+
+record! {
+    /// A trial of a configuration that may be chosen.
+    pub struct MemberRow {
+        number: i64,
+        block: String,
+        hash: String,
+        settings_json: String,
+        lr: f64,
+        is_lr_scaled: i64,
+        trial: i64,
+        seed: i64,
+        need: i64,
+        state: String,
+        objective: Option<f64>,
+    }
 }
 
 record! {
@@ -442,6 +498,8 @@ record! {
 }
 
 record! { pub(super) struct KeyRow { key: i64 } }
+
+record! { pub(super) struct HashRow { hash: String } }
 
 /// A column of numbers that are never negative and always small.
 pub fn to_u32(value: i64) -> u32 {

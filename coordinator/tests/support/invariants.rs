@@ -54,13 +54,18 @@ const INVARIANTS: &[(&str, &str)] = &[
         "I7: a sweep has its file and its configurations",
         "SELECT count(*) FROM sweep s LEFT JOIN source f ON f.sweep = s.number
           WHERE f.sweep IS NULL
-             OR s.configurations <> (SELECT count(*) FROM configuration c WHERE c.sweep = s.number)",
+             OR s.configurations <> (SELECT count(*) FROM configuration c WHERE c.sweep = s.number)
+                                  + (SELECT coalesce(sum(g.configurations), 0) FROM choice g
+                                      WHERE g.sweep = s.number AND g.state = 'waiting')",
     ),
     ("I8: failures stay within max_attempts (3 in these tests)", "SELECT count(*) FROM trial WHERE failures > 3"),
     (
         "I8: a sweep's counters are those of its trials",
         "SELECT count(*) FROM sweep s
-          WHERE s.trials <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number)
+          WHERE s.trials <> s.waiting + (SELECT count(*) FROM trial t WHERE t.sweep = s.number)
+             OR s.waiting <> (SELECT coalesce(sum(g.trials), 0) FROM choice g
+                               WHERE g.sweep = s.number AND g.state = 'waiting')
+             OR s.stopped <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'stopped')
              OR s.queued <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'queued')
              OR s.running <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'running')
              OR s.succeeded <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'succeeded')
@@ -70,7 +75,29 @@ const INVARIANTS: &[(&str, &str)] = &[
     (
         "a sweep is over exactly when its trials are",
         "SELECT count(*) FROM sweep
-          WHERE (state IN ('ended', 'cancelled')) <> (queued + running = 0)",
+          WHERE (state IN ('ended', 'cancelled')) <> (waiting + queued + running = 0)",
+    ),
+    (
+        "a group waits for its trials that have not ended, and for those that stages before it will open",
+        "SELECT count(*) FROM choice g JOIN stage s ON s.sweep = g.sweep AND s.number = g.stage
+          WHERE NOT EXISTS (SELECT 1 FROM choice p WHERE p.sweep = g.sweep AND p.stage = s.parent AND p.state = 'waiting')
+            AND g.state <> 'cancelled'
+            AND g.pending <> (SELECT count(*) FROM member m
+                                JOIN trial t ON t.sweep = m.sweep AND t.config = m.config
+                               WHERE m.sweep = g.sweep AND m.stage = g.stage AND m.choice = g.number
+                                 AND t.ended IS NULL)",
+    ),
+    (
+        "a group that waits for nothing has opened, or could not",
+        "SELECT count(*) FROM choice WHERE state = 'waiting' AND pending = 0",
+    ),
+    (
+        "a configuration that was made has a parent of the stage before, and only such a one",
+        "SELECT count(*) FROM configuration c
+           JOIN stage s ON s.sweep = c.sweep AND s.name = c.stage
+           LEFT JOIN stage p ON p.sweep = s.sweep AND p.number = s.parent
+           LEFT JOIN configuration k ON k.sweep = c.sweep AND k.number = c.parent
+          WHERE (s.parent IS NULL) <> (c.parent IS NULL) OR p.name <> k.stage",
     ),
     (
         "events are numbered from 1 without gaps",

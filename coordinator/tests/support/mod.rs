@@ -92,12 +92,12 @@ impl Env {
     }
 
     pub(crate) async fn worker_with(&self, name: &str, slots: u32, methods: &[&str]) -> WorkerId {
-        let register = Register {
-            instance: format!("instance of {name}"),
-            name: name.to_owned(),
-            offer: offer(methods),
-            slots,
-        };
+        self.worker_offering(name, slots, offer(methods)).await
+    }
+
+    pub(crate) async fn worker_offering(&self, name: &str, slots: u32, offer: Offer) -> WorkerId {
+        let register =
+            Register { instance: format!("instance of {name}"), name: name.to_owned(), offer, slots };
         WorkerId(self.store.write(register).await.unwrap().id)
     }
 
@@ -178,6 +178,9 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
         settings_json: format!("{{\"lr\":{number}}}"),
         recipe_json: format!("{{\"lr\":{number},\"method\":\"linear\"}}"),
         epochs: 3,
+        lr: number as f64,
+        is_lr_scaled: false,
+        choices: Vec::new(),
         need: Need {
             backbone: "b".into(),
             task: "t".into(),
@@ -220,6 +223,8 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
         },
         configurations: (0..configurations).map(configuration).collect(),
         trials: trials.collect(),
+        stages: Vec::new(),
+        allow_test_selection: false,
     }
 }
 

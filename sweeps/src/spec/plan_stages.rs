@@ -9,7 +9,7 @@ use super::stages::Written;
 use super::{At, MAX_TRIALS, Objective};
 use crate::recipe::{Fault, Recipe, RecipeError};
 use crate::space::{Facts, Place, Space};
-use crate::stage::{BLOCK, From, Group, Opening, Parent, Stage};
+use crate::stage::{BLOCK, FromStage, Group, Opening, Parent, Stage};
 use crate::value::{Settings, Value};
 
 /// Of so many configurations each is tried with the stages after; of more, the first of each block.
@@ -59,7 +59,7 @@ pub(super) fn complete(
 }
 
 /// The groups of an earlier stage's configurations, in the order in which they come first.
-fn groups(from: &From, stages: &[Stage], space: &Space) -> Vec<Group> {
+fn groups(from: &FromStage, stages: &[Stage], space: &Space) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     let mut add = |settings: &Settings, block: Option<&str>, count: u64| {
@@ -123,7 +123,7 @@ fn first_of_blocks(space: &Space) -> Vec<Example> {
 /// Makes what the stage would make of examples, and notes what cannot run.
 fn attempt(
     written: &Written,
-    from: &From,
+    from: &FromStage,
     space: &Space,
     examples: &[Example],
     problems: &mut Problems<'_>,

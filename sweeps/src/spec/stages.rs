@@ -7,7 +7,7 @@ use super::fields::{Problems, Section, join};
 use super::sections;
 use crate::recipe;
 use crate::space::{Choices, Dim, Layer, Place, Space, is_test_split};
-use crate::stage::{BLOCK, From, Opening, Rows, Stage, Start, TUNE};
+use crate::stage::{BLOCK, FromStage, Opening, Rows, Stage, Start, TUNE};
 use crate::value::Value;
 use crate::yaml::{Entry, Kind, Node};
 
@@ -134,7 +134,7 @@ fn from(
     space: &Space,
     earlier: &[Written],
     problems: &mut Problems<'_>,
-) -> Option<From> {
+) -> Option<FromStage> {
     let from = section.require("from", problems)?.section(FROM, problems)?;
     let stage = parent(&from, earlier, problems);
     let best = from.get("best").and_then(|field| field.u32(1..=1_000_000, problems)).unwrap_or(1);
@@ -162,7 +162,7 @@ fn from(
     }
     let dims = dims.iter().map(|dim| rows(dim)).collect();
     let opening = Opening { best, per, allow_stopped, start, base, set: set.settings.clone(), dims };
-    Some(From { stage, opening, groups: Vec::new() })
+    Some(FromStage { stage, opening, groups: Vec::new() })
 }
 
 /// The index of the stage that `from` names.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::health;
 use crate::store::error::Error;
 use crate::store::rows::{EventRow, SweepRow, SweepState, TrialChange, TrialRow};
+use crate::store::sql::stages::ToCome;
 use crate::store::sql::trials::{AttemptEnd, Token};
 use crate::store::sql::workers::Acquitted;
 use crate::store::sql::{history, sweeps, trials, workers};
@@ -45,6 +46,7 @@ pub(super) struct Changes {
 #[derive(Debug)]
 struct Moved {
     sweep: i64,
+    config: i64,
     before: Trial,
     after: Trial,
 }
@@ -90,7 +92,7 @@ impl Changes {
     pub(super) fn add(&mut self, rows: &[TrialRow]) -> Result<(), Error> {
         for row in rows {
             let before = row.trial()?;
-            let moved = Moved { sweep: row.sweep, after: before.clone(), before };
+            let moved = Moved { sweep: row.sweep, config: row.config, after: before.clone(), before };
             self.trials.insert(TrialId(row.id), moved);
         }
         Ok(())
@@ -239,6 +241,23 @@ impl Changes {
         Ok(reasons)
     }
 
+    /// Of sweeps with trials that have ended, or are to come again: how many of which configuration.
+    fn to_come(&self) -> BTreeMap<i64, Vec<ToCome>> {
+        let mut counts: BTreeMap<(i64, i64), i64> = BTreeMap::new();
+        for moved in self.trials.values() {
+            let to_come = |trial: &Trial| i64::from(!trial.state.is_terminal());
+            let more = to_come(&moved.after) - to_come(&moved.before);
+            if more != 0 {
+                *counts.entry((moved.sweep, moved.config)).or_default() += more;
+            }
+        }
+        let mut sweeps: BTreeMap<i64, Vec<ToCome>> = BTreeMap::new();
+        for ((sweep, config), to_come) in counts {
+            sweeps.entry(sweep).or_default().push(ToCome { config, to_come });
+        }
+        sweeps
+    }
+
     /// What the steps mean for their sweeps: the end, or a pause after too many failures.
     fn settle(&mut self, mut alike: BTreeMap<i64, String>) -> Result<(), Error> {
         let mut events = Vec::new();
@@ -247,7 +266,7 @@ impl Changes {
             if !matches!(state, SweepState::Active | SweepState::Paused) {
                 continue;
             }
-            if row.queued + row.running == 0 {
+            if row.waiting + row.queued + row.running == 0 {
                 row.state = SweepState::Ended.name().to_owned();
                 row.paused_because.clear();
                 events.push(sweep_event(row.number, "ended"));
@@ -267,10 +286,8 @@ impl Changes {
         Ok(())
     }
 
-    /// Writes everything.
+    /// Writes everything. Results of the transaction are written before: stages choose by them.
     pub(super) async fn write<T: Tx>(mut self, tx: &mut T) -> Result<(), Error> {
-        let alike = self.alike(tx).await?;
-        self.settle(alike)?;
         for tokens in self.dropped.chunks(BATCH) {
             trials::drop_leases(tx, tokens).await?;
         }
@@ -284,6 +301,11 @@ impl Changes {
             trials::end_attempts(tx, ends, self.now).await?;
         }
         workers::blame(tx, &self.acquitted).await?;
+        for (sweep, to_come) in self.to_come() {
+            super::stages::advance(tx, &mut self, sweep, &to_come).await?;
+        }
+        let alike = self.alike(tx).await?;
+        self.settle(alike)?;
         for events in self.events.chunks(BATCH) {
             history::insert_events(tx, events).await?;
         }

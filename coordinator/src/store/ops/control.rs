@@ -4,7 +4,7 @@ use super::changes::{Changes, Details, sweep_event};
 use crate::store::Op;
 use crate::store::error::Error;
 use crate::store::rows::{SweepRow, SweepState};
-use crate::store::sql::{history, sweeps, trials};
+use crate::store::sql::{history, stages, sweeps, trials};
 use crate::store::tx::Tx;
 use crate::trial::{Command, Millis, TrialId};
 
@@ -44,9 +44,14 @@ impl Op for Cancel {
         }
         // Queued ones have no lease, no attempt and no event of their own.
         let queued = trials::cancel_queued(tx, number, now).await?;
+        // Those that wait for their stage are no rows yet, and will never be.
+        let given_up = stages::cancel(tx, number).await?;
         let row = changes.sweep(number)?;
         row.queued -= queued;
         row.cancelled += queued;
+        row.configurations -= given_up;
+        row.trials -= row.waiting;
+        row.waiting = 0;
         row.state = SweepState::Cancelled.name().to_owned();
         row.paused_because.clear();
         changes.event(sweep_event(number, "cancelled"));

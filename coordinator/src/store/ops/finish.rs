@@ -123,8 +123,8 @@ impl Op for Finish {
         for end in &self.ends {
             verdicts.push(self.finish(tx, &mut changes, end, &attempts, &mut tally).await?);
         }
-        changes.write(tx).await?;
         history::insert_results(tx, &tally.results).await?;
+        changes.write(tx).await?;
         history::insert_orphans(tx, &tally.orphans).await?;
         if tally.health != worker.health() {
             workers::set_health(tx, &self.worker, tally.health).await?;

@@ -6,6 +6,7 @@ mod finish;
 pub(crate) use finish::hex;
 mod lease;
 mod reap;
+mod stages;
 mod submit;
 mod worker;
 

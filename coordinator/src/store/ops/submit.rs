@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ::sweeps::Stage;
+use ::sweeps::stage::FromStage;
+
 use super::changes::{Changes, sweep_event};
 use super::random_word;
 use crate::offer::Need;
@@ -9,6 +12,7 @@ use crate::score::Objective;
 use crate::store::Op;
 use crate::store::error::Error;
 use crate::store::rows::{Checkpoints, EventRow, SourceRow, SweepRow, to_json};
+use crate::store::sql::stages::{self, ChoiceInsert, MemberInsert, StageInsert};
 use crate::store::sql::sweeps::{self, ConfigurationInsert, SweepInsert};
 use crate::store::sql::trials::{self, TrialInsert};
 use crate::store::tx::Tx;
@@ -40,6 +44,9 @@ pub struct NewSweep {
     pub configurations: Vec<NewConfiguration>,
     /// In the order in which they are to run.
     pub trials: Vec<NewTrial>,
+    /// The first runs the configurations above; of none there is no choosing.
+    pub stages: Vec<Stage>,
+    pub allow_test_selection: bool,
 }
 
 /// One setting of the axes.
@@ -51,7 +58,11 @@ pub struct NewConfiguration {
     pub settings_json: String,
     pub recipe_json: String,
     pub epochs: u32,
+    pub lr: f64,
+    pub is_lr_scaled: bool,
     pub need: Need,
+    /// The groups that it belongs to: indices of stages, and of their groups.
+    pub choices: Vec<(usize, usize)>,
 }
 
 /// A configuration (by its place in the list) and a seed.
@@ -80,6 +91,7 @@ impl Op for Submit {
         let row = sweeps::insert(tx, new.row(&id), now).await?;
         sweeps::insert_source(tx, row.number, &new.source).await?;
         self.insert_trials(tx, row.number).await?;
+        self.insert_stages(tx, row.number).await?;
         let message = format!("{} configurations, {} trials", row.configurations, row.trials);
         let number = row.number;
         let mut changes = Changes::new(vec![row], now)?;
@@ -99,18 +111,52 @@ impl Submit {
             sweeps::insert_configurations(tx, sweep, &rows).await?;
         }
         let wanted: BTreeSet<&Need> = new.configurations.iter().map(|new| &new.need).collect();
-        trials::insert_needs(tx, &wanted).await?;
-        let needs = trials::needs(tx).await?;
-        let needs: BTreeMap<Need, i64> =
-            needs.iter().map(|row| Ok((row.need()?, row.id))).collect::<Result<_, Error>>()?;
+        let needs = trials::need_ids(tx, &wanted).await?;
         for batch in new.trials.chunks(BATCH) {
             let rows = batch.iter().map(|trial| {
                 let need = new.configurations.get(trial.configuration).and_then(|new| needs.get(&new.need));
                 let config = trial.configuration as i64 + 1;
-                need.map(|need| TrialInsert { config, seed: trial.seed, need: *need })
+                need.map(|need| TrialInsert { config, seed: trial.seed, need: *need, start_from: None })
             });
             let rows: Option<Vec<_>> = rows.collect();
             trials::insert(tx, sweep, &rows.ok_or(Error::Conflict("need"))?).await?;
+        }
+        Ok(())
+    }
+
+    /// The stages, their groups, and which of the first stage's configurations belong to which.
+    async fn insert_stages<T: Tx>(&self, tx: &mut T, sweep: i64) -> Result<(), Error> {
+        let new = &self.sweep;
+        let rows: Vec<_> = new.stages.iter().enumerate().map(StageInsert::new).collect();
+        stages::insert_stages(tx, sweep, &rows).await?;
+        let mut choices = Vec::new();
+        for (stage, from) in new.choosing() {
+            let seeds_before = new.stages[from.stage].seeds.len() as u64;
+            let seeds = new.stages[stage].seeds.len() as u64;
+            choices.extend(from.groups.iter().enumerate().map(|(number, group)| ChoiceInsert {
+                stage,
+                number,
+                key_json: &group.key,
+                pending: group.candidates * seeds_before,
+                configurations: group.configurations,
+                trials: group.configurations * seeds,
+            }));
+        }
+        for batch in choices.chunks(BATCH) {
+            stages::insert_choices(tx, sweep, batch).await?;
+        }
+        let members: Vec<_> = (1..)
+            .zip(&new.configurations)
+            .flat_map(|(config, new)| {
+                new.choices.iter().map(move |&(stage, choice)| MemberInsert {
+                    config,
+                    stage: stage as i64,
+                    choice: choice as i64,
+                })
+            })
+            .collect();
+        for batch in members.chunks(BATCH) {
+            stages::insert_members(tx, sweep, batch).await?;
         }
         Ok(())
     }
@@ -118,6 +164,7 @@ impl Submit {
 
 impl NewSweep {
     fn row<'a>(&'a self, id: &'a str) -> SweepInsert<'a> {
+        let waiting = self.to_open(|stage| stage.seeds.len());
         SweepInsert {
             id,
             key: &self.key,
@@ -134,9 +181,25 @@ impl NewSweep {
             timeout_ms: self.timeout_ms.map(|timeout| i64::try_from(timeout).unwrap_or(i64::MAX)),
             pause_after_failures: self.pause_after_failures.map(i64::from),
             pause_after_code_errors: self.pause_after_code_errors.map(i64::from),
-            configurations: self.configurations.len() as i64,
-            trials: self.trials.len() as i64,
+            allow_test_selection: i64::from(self.allow_test_selection),
+            configurations: self.configurations.len() as i64 + self.to_open(|_| 1),
+            trials: self.trials.len() as i64 + waiting,
+            waiting,
         }
+    }
+
+    /// The stages that choose.
+    fn choosing(&self) -> impl Iterator<Item = (usize, &FromStage)> {
+        self.stages.iter().enumerate().filter_map(|(number, stage)| Some((number, stage.from.as_ref()?)))
+    }
+
+    /// What stages will open when all goes well: configurations, each times a number of its stage.
+    fn to_open(&self, times: impl Fn(&Stage) -> usize) -> i64 {
+        let configurations =
+            |from: &FromStage| from.groups.iter().map(|group| group.configurations).sum::<u64>();
+        let count =
+            |(stage, from): (usize, &FromStage)| configurations(from) * times(&self.stages[stage]) as u64;
+        self.choosing().map(count).sum::<u64>() as i64
     }
 }
 
@@ -150,6 +213,9 @@ impl NewConfiguration {
             settings_json: &self.settings_json,
             recipe_json: &self.recipe_json,
             epochs: self.epochs,
+            lr: self.lr,
+            is_lr_scaled: i64::from(self.is_lr_scaled),
+            parent: None,
         }
     }
 }

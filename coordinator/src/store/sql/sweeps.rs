@@ -61,11 +61,10 @@ const CANDIDATES: Sql = Sql {
 const INSERT: Sql = Sql::both(
     "INSERT INTO sweep (id, key, name, project, labels_json, state, created, priority, objective_json, report_json,
                         axes_json, retry_json, checkpoint_json, max_running, timeout_ms, pause_after_failures,
-                        pause_after_code_errors, paused_because,
-                        configurations, trials, queued, running, succeeded, failed, cancelled, failures, last_seq,
-                        served)
+                        pause_after_code_errors, paused_because, allow_test_selection, configurations, trials, waiting,
+                        queued, running, succeeded, stopped, failed, cancelled, failures, last_seq, served)
      VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, '',
-             $17, $18, $18, 0, 0, 0, 0, 0, 0,
+             $17, $18, $19, $20, $19 - $20, 0, 0, 0, 0, 0, 0, 0,
              coalesce((SELECT max(served) FROM sweep WHERE state = 'active'), 0))
      RETURNING *",
 );
@@ -77,21 +76,26 @@ const SOURCE: Sql = Sql::both("SELECT * FROM source WHERE sweep = $1");
 
 const UPDATE: Sql = Sql::both(
     "UPDATE sweep SET state = $2, paused_because = $3, queued = $4, running = $5, succeeded = $6, failed = $7,
-                      cancelled = $8, failures = $9, last_seq = $10, served = $11
+                      cancelled = $8, failures = $9, last_seq = $10, served = $11, configurations = $12, trials = $13,
+                      waiting = $14, stopped = $15
       WHERE number = $1",
 );
 
 const INSERT_CONFIGURATIONS: Sql = Sql {
     sqlite:
-        "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs)
+        "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs, lr,
+                                        is_lr_scaled, parent)
              SELECT $1, value ->> 'number', value ->> 'stage', value ->> 'block', value ->> 'hash',
-                    value ->> 'settings_json', value ->> 'recipe_json', value ->> 'epochs'
+                    value ->> 'settings_json', value ->> 'recipe_json', value ->> 'epochs', value ->> 'lr', value ->> 'is_lr_scaled',
+                    value ->> 'parent'
                FROM json_each($2)",
     postgres:
-        "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs)
+        "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs, lr,
+                                          is_lr_scaled, parent)
                SELECT $1, x.*
                  FROM json_to_recordset($2::json) AS x(number bigint, stage text, block text, hash text,
-                                                       settings_json text, recipe_json text, epochs bigint)",
+                                                       settings_json text, recipe_json text, epochs bigint,
+                                                       lr double precision, is_lr_scaled bigint, parent bigint)",
 };
 const CONFIGURATIONS: Sql = Sql::both(
     "SELECT number, hash, stage, block, settings_json FROM configuration
@@ -133,8 +137,11 @@ pub(in crate::store) struct SweepInsert<'a> {
     pub timeout_ms: Option<i64>,
     pub pause_after_failures: Option<i64>,
     pub pause_after_code_errors: Option<i64>,
+    pub allow_test_selection: i64,
     pub configurations: i64,
+    /// `waiting` of them wait for their stage.
     pub trials: i64,
+    pub waiting: i64,
 }
 
 /// A configuration to be written.
@@ -147,6 +154,9 @@ pub(in crate::store) struct ConfigurationInsert<'a> {
     pub settings_json: &'a str,
     pub recipe_json: &'a str,
     pub epochs: u32,
+    pub lr: f64,
+    pub is_lr_scaled: i64,
+    pub parent: Option<i64>,
 }
 
 pub(in crate::store) async fn by_key<T: Tx>(tx: &mut T, key: &str) -> Result<Option<SweepRow>, Error> {
@@ -242,8 +252,10 @@ pub(in crate::store) async fn insert<T: Tx>(
         new.timeout_ms,
         new.pause_after_failures,
         new.pause_after_code_errors,
+        new.allow_test_selection,
         new.configurations,
         new.trials,
+        new.waiting,
     ];
     tx.fetch_one(INSERT, args).await?.ok_or(Error::Conflict("sweep"))
 }
@@ -283,6 +295,10 @@ pub(in crate::store) async fn update<T: Tx>(tx: &mut T, row: &SweepRow) -> Resul
         row.failures,
         row.last_seq,
         row.served,
+        row.configurations,
+        row.trials,
+        row.waiting,
+        row.stopped,
     ];
     match tx.execute(UPDATE, args).await? {
         1 => Ok(()),

@@ -1,6 +1,6 @@
 //! Tables `trial`, `lease`, `attempt`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -15,16 +15,15 @@ use crate::store::tx::{Sql, Tx, args, locking};
 use crate::trial::{Millis, TrialId, WorkerId};
 
 const INSERT: Sql = Sql {
-    sqlite:
-        "INSERT INTO trial (sweep, config, seed, need, state, attempt, failures, interruptions, lost, epoch,
-                                not_before)
-             SELECT $1, value ->> 'config', value ->> 'seed', value ->> 'need', 'queued', 0, 0, 0, 0, 0, 0
+    sqlite: "INSERT INTO trial (sweep, config, seed, need, start_from, state, attempt, failures, interruptions, lost,
+                                epoch, not_before)
+             SELECT $1, value ->> 'config', value ->> 'seed', value ->> 'need', value ->> 'start_from', 'queued',
+                    0, 0, 0, 0, 0, 0
                FROM json_each($2)",
-    postgres:
-        "INSERT INTO trial (sweep, config, seed, need, state, attempt, failures, interruptions, lost, epoch,
-                                  not_before)
-               SELECT $1, x.config, x.seed, x.need, 'queued', 0, 0, 0, 0, 0, 0
-                 FROM json_to_recordset($2::json) AS x(config bigint, seed bigint, need bigint)",
+    postgres: "INSERT INTO trial (sweep, config, seed, need, start_from, state, attempt, failures, interruptions, lost,
+                                  epoch, not_before)
+               SELECT $1, x.config, x.seed, x.need, x.start_from, 'queued', 0, 0, 0, 0, 0, 0
+                 FROM json_to_recordset($2::json) AS x(config bigint, seed bigint, need bigint, start_from bigint)",
 };
 
 const SWEEPS_OF: Sql = Sql {
@@ -243,6 +242,7 @@ pub(in crate::store) struct TrialInsert {
     pub config: i64,
     pub seed: i64,
     pub need: i64,
+    pub start_from: Option<i64>,
 }
 
 /// A need to be written, if it is new.
@@ -453,7 +453,16 @@ pub(in crate::store) async fn outcomes<T: Tx>(
     Ok(tx.fetch(OUTCOMES, args![sweep, first, last]).await?)
 }
 
-pub(in crate::store) async fn insert_needs<T: Tx>(tx: &mut T, needs: &BTreeSet<&Need>) -> Result<(), Error> {
+/// The keys of needs, which are written if they are new.
+pub(in crate::store) async fn need_ids<T: Tx>(
+    tx: &mut T,
+    wanted: &BTreeSet<&Need>,
+) -> Result<BTreeMap<Need, i64>, Error> {
+    insert_needs(tx, wanted).await?;
+    needs(tx).await?.iter().map(|row| Ok((row.need()?, row.id))).collect()
+}
+
+async fn insert_needs<T: Tx>(tx: &mut T, needs: &BTreeSet<&Need>) -> Result<(), Error> {
     let row = |need: &&Need| NeedInsert {
         backbone: need.backbone.clone(),
         task: need.task.clone(),

@@ -1,0 +1,282 @@
+//! Opening stages, group by group, in the transaction that ends a group's last trial.
+//!
+//! A group counts the trials it still waits for, those included that earlier stages have yet to open; the counts are
+//! exact because whoever changes a trial holds its sweep. A group that has opened, failed or was cancelled never opens
+//! again: its row moves under a guard, and no stage has a configuration twice.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use ::sweeps::stage::{BLOCK, Candidate, Child, Opening, Parent, Start};
+use ::sweeps::{Settings, Value};
+
+use super::changes::{Changes, sweep_event};
+use crate::offer::Need;
+use crate::score::Objective;
+use crate::store::error::Error;
+use crate::store::rows::{ChoiceRow, EventRow, MemberRow, StageRow, from_json};
+use crate::store::sql::stages::{self, MemberInsert, ToCome};
+use crate::store::sql::sweeps::{self, ConfigurationInsert};
+use crate::store::sql::trials::{self, TrialInsert};
+use crate::store::tx::Tx;
+
+/// Counts trials that have ended (or are to come again), and opens every group that waits for nothing any more.
+pub(super) async fn advance<T: Tx>(
+    tx: &mut T,
+    changes: &mut Changes,
+    sweep: i64,
+    to_come: &[ToCome],
+) -> Result<(), Error> {
+    if !to_come.is_empty() {
+        stages::count_trials(tx, sweep, to_come).await?;
+    }
+    if changes.sweep(sweep)?.waiting == 0 {
+        return Ok(());
+    }
+    let mut all = Vec::new();
+    while let Some(choice) = stages::due(tx, sweep).await? {
+        if all.is_empty() {
+            all = load(tx, sweep).await?;
+        }
+        open(tx, changes, &all, &choice).await?;
+    }
+    Ok(())
+}
+
+/// A stage as stored, decoded.
+struct Loaded {
+    row: StageRow,
+    opening: Option<Opening>,
+    seeds: Vec<i64>,
+}
+
+async fn load<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<Loaded>, Error> {
+    let decode = |row: StageRow| {
+        let opening = row.opening_json.as_deref().map(|json| from_json("stage", &row.name, json));
+        Ok(Loaded {
+            opening: opening.transpose()?,
+            seeds: from_json("stage", &row.name, &row.seeds_json)?,
+            row,
+        })
+    };
+    stages::stages(tx, sweep).await?.into_iter().map(decode).collect()
+}
+
+/// A configuration that was chosen.
+struct Chosen<'a> {
+    row: &'a MemberRow,
+    /// All of its trials.
+    trials: &'a [MemberRow],
+}
+
+async fn open<T: Tx>(
+    tx: &mut T,
+    changes: &mut Changes,
+    all: &[Loaded],
+    choice: &ChoiceRow,
+) -> Result<(), Error> {
+    let stage = all.iter().find(|stage| stage.row.number == choice.stage).ok_or(Error::Conflict("stage"))?;
+    let opening = stage.opening.as_ref().ok_or(Error::Conflict("stage"))?;
+    let rows = stages::candidates(tx, choice).await?;
+    let objective = changes.sweep(choice.sweep)?.objective()?;
+    let chosen = choose(opening, &rows, &objective);
+    let (made, problem) = make(opening, &chosen)?;
+    let made = new(tx, choice.sweep, &stage.row.name, made).await?;
+    let trials = (made.len() * stage.seeds.len()) as i64;
+    insert(tx, choice.sweep, all, stage, &made).await?;
+    let state = if made.is_empty() { "failed" } else { "opened" };
+    stages::move_choice(tx, choice, state, made.len() as i64, trials).await?;
+    tell_next(tx, all, stage, choice, &made).await?;
+    let row = changes.sweep(choice.sweep)?;
+    row.waiting -= choice.trials;
+    row.trials += trials - choice.trials;
+    row.queued += trials;
+    row.configurations += made.len() as i64 - choice.configurations;
+    let of = rows.chunk_by(|a, b| a.number == b.number).count();
+    let (kind, mut message) = if made.is_empty() {
+        let why = if chosen.is_empty() { "has a score" } else { "makes a new configuration" };
+        (
+            "group_failed",
+            format!("stage {} {}: none of {of} configurations {why}", stage.row.name, choice.key_json),
+        )
+    } else {
+        let numbers: Vec<String> = chosen.iter().map(|chosen| format!("#{}", chosen.row.number)).collect();
+        let numbers = numbers.join(", ");
+        (
+            "stage_opened",
+            format!(
+                "stage {} {}: {numbers} of {of} configurations chosen, {trials} trials",
+                stage.row.name, choice.key_json
+            ),
+        )
+    };
+    if let Some(problem) = problem {
+        message.push_str(&format!("; {problem}"));
+    }
+    changes.event(EventRow { message, ..sweep_event(choice.sweep, kind) });
+    Ok(())
+}
+
+/// The best of a group, best first.
+fn choose<'a>(opening: &Opening, rows: &'a [MemberRow], objective: &Objective) -> Vec<Chosen<'a>> {
+    let groups: Vec<&[MemberRow]> = rows.chunk_by(|a, b| a.number == b.number).collect();
+    let candidates: Vec<Candidate> = groups
+        .iter()
+        .map(|trials| Candidate {
+            number: trials[0].number as u64,
+            lr: trials[0].lr,
+            scores: trials.iter().map(|trial| trial.objective).collect(),
+            is_stopped: trials.iter().any(|trial| trial.state == "stopped"),
+        })
+        .collect();
+    let chosen = opening.choose(&candidates, objective.goal.into());
+    chosen.into_iter().map(|index| Chosen { row: &groups[index][0], trials: groups[index] }).collect()
+}
+
+/// What the chosen become, each with what it was made of; and the first that cannot be made, which is left out.
+fn make<'c, 'a>(
+    opening: &Opening,
+    chosen: &'c [Chosen<'a>],
+) -> Result<(Vec<(&'c Chosen<'a>, Child)>, Option<String>), Error> {
+    let mut made = Vec::new();
+    let mut problem = None;
+    for chosen in chosen {
+        let settings: Settings = from_json("configuration", chosen.row.number, &chosen.row.settings_json)?;
+        let parent = Parent {
+            settings: &settings,
+            hash: &chosen.row.hash,
+            is_lr_scaled: chosen.row.is_lr_scaled != 0,
+        };
+        match opening.children(parent) {
+            Ok(children) => made.extend(children.into_iter().map(|child| (chosen, child))),
+            Err(error) => problem = problem.or(Some(format!("#{} cannot go on: {error}", chosen.row.number))),
+        }
+    }
+    Ok((made, problem))
+}
+
+/// Those that the stage does not have yet.
+async fn new<'c, 'a, T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    stage: &str,
+    mut made: Vec<(&'c Chosen<'a>, Child)>,
+) -> Result<Vec<(&'c Chosen<'a>, Child)>, Error> {
+    let hashes: Vec<&str> = made.iter().map(|(_, child)| child.hash.as_str()).collect();
+    let mut known: HashSet<String> =
+        stages::known_hashes(tx, sweep, stage, &hashes).await?.into_iter().collect();
+    made.retain(|(_, child)| known.insert(child.hash.clone()));
+    Ok(made)
+}
+
+async fn insert<T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    all: &[Loaded],
+    stage: &Loaded,
+    made: &[(&Chosen<'_>, Child)],
+) -> Result<(), Error> {
+    let first = stages::last_configuration(tx, sweep).await? + 1;
+    let texts: Vec<(String, String)> = made
+        .iter()
+        .map(|(_, child)| {
+            let settings = ::sweeps::value::canonical(&child.settings);
+            (settings.expect("the numbers of a sweep file are finite"), child.recipe.to_json())
+        })
+        .collect();
+    let configurations: Vec<_> = (first..)
+        .zip(made.iter().zip(&texts))
+        .map(|(number, ((chosen, child), (settings_json, recipe_json)))| ConfigurationInsert {
+            number,
+            stage: &stage.row.name,
+            block: &chosen.row.block,
+            hash: &child.hash,
+            settings_json,
+            recipe_json,
+            epochs: child.recipe.epochs,
+            lr: child.recipe.lr,
+            is_lr_scaled: i64::from(child.is_lr_scaled),
+            parent: Some(chosen.row.number),
+        })
+        .collect();
+    sweeps::insert_configurations(tx, sweep, &configurations).await?;
+    let before: BTreeMap<i64, Need> =
+        trials::needs(tx).await?.iter().map(|row| Ok((row.id, row.need()?))).collect::<Result<_, Error>>()?;
+    let need = |(chosen, child): &(&Chosen<'_>, Child)| {
+        before.get(&chosen.row.need).map(|need| need.with(&child.recipe))
+    };
+    let needs: Option<Vec<Need>> = made.iter().map(need).collect();
+    let needs = needs.ok_or(Error::Conflict("need"))?;
+    let ids = trials::need_ids(tx, &needs.iter().collect::<BTreeSet<_>>()).await?;
+    let start = stage.opening.as_ref().map_or(Start::Fresh, |opening| opening.start);
+    let mut rows = Vec::new();
+    for ((config, (chosen, _)), need) in (first..).zip(made).zip(&needs) {
+        let need = *ids.get(need).ok_or(Error::Conflict("need"))?;
+        rows.extend(stage.seeds.iter().map(|&seed| {
+            let start_from = (start == Start::Artifact).then(|| chosen.start(seed)).flatten();
+            TrialInsert { config, seed, need, start_from }
+        }));
+    }
+    trials::insert(tx, sweep, &rows).await?;
+    let mut members = Vec::new();
+    for next in all.iter().filter(|next| next.row.parent == Some(stage.row.number)) {
+        let Some(opening) = &next.opening else { continue };
+        for (config, (chosen, child)) in (first..).zip(made) {
+            let block = Some(chosen.row.block.as_str()).filter(|block| !block.is_empty());
+            let key = opening.key(&child.settings, block);
+            let choice = stages::find(tx, sweep, next.row.number, &key).await?;
+            members.push(MemberInsert { config, stage: next.row.number, choice: choice.number });
+        }
+    }
+    stages::insert_members(tx, sweep, &members).await
+}
+
+impl Chosen<'_> {
+    /// The trial that a trial with this seed starts from: that of the same seed, or else the one that came first
+    /// of those with a result.
+    fn start(&self, seed: i64) -> Option<i64> {
+        let mut usable = self.trials.iter().filter(|trial| trial.objective.is_some());
+        let same = usable.clone().find(|trial| trial.seed == seed);
+        same.or_else(|| usable.next()).map(|trial| trial.trial)
+    }
+}
+
+/// Tells the groups of later stages how many trials are to come in place of those that were planned.
+async fn tell_next<T: Tx>(
+    tx: &mut T,
+    all: &[Loaded],
+    stage: &Loaded,
+    choice: &ChoiceRow,
+    made: &[(&Chosen<'_>, Child)],
+) -> Result<(), Error> {
+    let Some(opening) = &stage.opening else { return Ok(()) };
+    let seeds = stage.seeds.len() as i64;
+    let planned = choice.configurations / (opening.point_count().max(1) as i64);
+    let (settings, block) = known(choice)?;
+    for next in all.iter().filter(|next| next.row.parent == Some(stage.row.number)) {
+        let Some(next_opening) = &next.opening else { continue };
+        let mut change: BTreeMap<String, i64> = BTreeMap::new();
+        for point in opening.points() {
+            let key = next_opening.key(&opening.settings(&settings, point), block.as_deref());
+            *change.entry(key).or_default() -= planned * seeds;
+        }
+        for (chosen, child) in made {
+            let block = Some(chosen.row.block.as_str()).filter(|block| !block.is_empty());
+            *change.entry(next_opening.key(&child.settings, block)).or_default() += seeds;
+        }
+        for (key, more) in change.into_iter().filter(|(_, more)| *more != 0) {
+            let group = stages::find(tx, choice.sweep, next.row.number, &key).await?;
+            stages::add_pending(tx, &group, more).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What the key of a group tells about its configurations.
+fn known(choice: &ChoiceRow) -> Result<(Settings, Option<String>), Error> {
+    let mut settings: Settings = from_json("choice", choice.number, &choice.key_json)?;
+    let block = match settings.remove(BLOCK) {
+        Some(Value::String(block)) => Some(block),
+        _ => None,
+    };
+    Ok((settings, block))
+}
