@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres build demo test lint bench audit gpu-check clean-demo
+.PHONY: help setup postgres build demo test test-pytorch lint bench audit gpu-check clean-demo
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -26,6 +26,9 @@ lint: setup ## Check formatting, clippy and the documentation, warnings being er
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
+
+test-pytorch: build ## Compare PyTorch's use of an artifact with ours (installs PyTorch from PyPI, 5 GB, once)
+	@scripts/test_pytorch.sh
 
 bench: setup ## Measure what sharing saves in a training step, as ratios
 	cargo bench --locked -p worker --bench step

@@ -17,6 +17,10 @@ pub(crate) enum Command {
     Start(Start),
     /// Run one trial here, without a coordinator
     Train(Train),
+    /// Tell the workers of this home to leave in good order, and wait until they are gone
+    Drain(Drain),
+    /// Classify images with what a trial has tuned; one CSV line an image
+    Predict(Predict),
     /// Put a backbone or a data set into the worker's home
     #[command(subcommand)]
     Import(Import),
@@ -51,6 +55,44 @@ pub(crate) struct Start {
     /// CPU threads of each slot [default: an equal share of the cores]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
+    /// Leave in good order so as to be gone after this long, as in 4h or 90m [default: never; in a Slurm job, at its end]
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub(crate) max_lifetime: Option<std::time::Duration>,
+    #[command(flatten)]
+    pub(crate) artifacts: ArtifactsArg,
+    #[command(flatten)]
+    pub(crate) home: HomeArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ArtifactsArg {
+    /// Where tuned tensors and checkpoints are kept: a folder, or a URL [default: `artifacts` in the home]
+    #[arg(long, env = "PROMPTSWEEP_ARTIFACTS", value_name = "URL")]
+    pub(crate) artifacts: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    #[command(flatten)]
+    pub(crate) home: HomeArg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Predict {
+    /// A file that `worker train --artifact` wrote, or the URL that `sweep trial` shows
+    #[arg(long, value_name = "FILE|URL")]
+    pub(crate) artifact: String,
+    /// Every .jpg, .jpeg and .png file in it and below is classified
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) images: PathBuf,
+    /// auto, cpu or cuda:K
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// CPU threads [default: all cores]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+    #[command(flatten)]
+    pub(crate) artifacts: ArtifactsArg,
     #[command(flatten)]
     pub(crate) home: HomeArg,
 }
@@ -67,6 +109,9 @@ pub(crate) struct Train {
     pub(crate) threads: Option<u32>,
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+    /// Write the tuned tensors to this safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) artifact: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) home: HomeArg,
 }
@@ -152,4 +197,6 @@ pub(crate) struct Trainer {
     pub(crate) device: String,
     #[arg(long)]
     pub(crate) threads: u32,
+    #[arg(long)]
+    pub(crate) artifacts: String,
 }

@@ -10,6 +10,7 @@ use sweeps::value::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use worker::agent::{self, TrainerCommand};
+use worker::artifacts::Artifacts;
 use worker::home::Home;
 use worker::trainer::{self, Job, Pipe, Session};
 use worker::{doctor, import};
@@ -46,13 +47,20 @@ pub(crate) fn start(args: cli::Start) -> anyhow::Result<()> {
             "nothing can be leased: the home lacks backbones or data sets (worker import)"
         );
     }
+    let artifacts = artifacts_location(&args.artifacts, &home)?;
+    // Better now than at the end of the first trial.
+    Artifacts::open(&artifacts)?;
+    let presence = agent::Presence::announce(home.root());
+    let _presence =
+        presence.with_context(|| format!("cannot write to the home `{}`", home.root().display()))?;
     let config = agent::Config {
         server: args.server.clone(),
         token,
         name: args.name.clone().unwrap_or_else(agent::host_name),
-        trainers: trainers(&args, &home)?,
+        trainers: trainers(&args, &home, &artifacts)?,
         capabilities,
         leave_within: LEAVE_WITHIN,
+        lifetime: lifetime(args.max_lifetime)?,
     };
     // Current-thread: trainers die with the thread that started them, and this one is the process.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -63,8 +71,35 @@ pub(crate) fn start(args: cli::Start) -> anyhow::Result<()> {
     })
 }
 
+/// Where artifacts lie, as a trainer that runs elsewhere would understand it.
+fn artifacts_location(arg: &cli::ArtifactsArg, home: &Home) -> anyhow::Result<String> {
+    match &arg.artifacts {
+        Some(url) if url.contains("://") => Ok(url.clone()),
+        given => {
+            let folder = given.as_ref().map_or_else(|| Artifacts::default_folder(home.root()), Into::into);
+            let folder = std::path::absolute(&folder)?;
+            folder.to_str().map(str::to_owned).context("the folder of the artifacts is not UTF-8")
+        }
+    }
+}
+
+/// How long this worker may live: what it was told, and no longer than the Slurm job that it is in.
+fn lifetime(told: Option<Duration>) -> anyhow::Result<Option<Duration>> {
+    let slurm = match std::env::var("SLURM_JOB_END_TIME") {
+        Ok(end) => {
+            let end: u64 =
+                end.trim().parse().with_context(|| format!("SLURM_JOB_END_TIME is `{end}`, no time"))?;
+            #[allow(clippy::disallowed_methods, reason = "Slurm gives the end by the clock on the wall")]
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+            Some(Duration::from_secs(end).saturating_sub(now))
+        }
+        Err(_) => None,
+    };
+    Ok([told, slurm].into_iter().flatten().min())
+}
+
 /// One command a slot; the slots take the devices in turn.
-fn trainers(args: &cli::Start, home: &Home) -> anyhow::Result<Vec<TrainerCommand>> {
+fn trainers(args: &cli::Start, home: &Home, artifacts: &str) -> anyhow::Result<Vec<TrainerCommand>> {
     let slots = args.slots.map_or(args.device.len(), usize::from);
     let threads = args.threads.unwrap_or_else(|| share_of_cores(slots));
     let program = std::env::current_exe().context("cannot find this program's own file")?;
@@ -78,6 +113,8 @@ fn trainers(args: &cli::Start, home: &Home) -> anyhow::Result<Vec<TrainerCommand
             device.into(),
             "--threads".into(),
             threads.to_string().into(),
+            "--artifacts".into(),
+            artifacts.into(),
         ],
     };
     Ok(args.device.iter().cycle().take(slots).map(command).collect())
@@ -116,10 +153,70 @@ async fn leave_on_signal(
     }
 }
 
+pub(crate) fn drain(args: &cli::Drain) -> anyhow::Result<()> {
+    let home = home(&args.home)?;
+    let agents = agent::agents(home.root()).context("cannot see which workers run here")?;
+    if agents.is_empty() {
+        bail!("no worker of the home `{}` runs on this machine", home.root().display());
+    }
+    for &pid in &agents {
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
+            .with_context(|| format!("cannot signal worker {pid}"))?;
+    }
+    let mut out = std::io::stdout().lock();
+    while let left = agent::agents(home.root())?
+        && left.iter().any(|pid| agents.contains(pid))
+    {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let pids: Vec<String> = agents.iter().map(ToString::to_string).collect();
+    writeln!(out, "left: {}", pids.join(", "))?;
+    Ok(())
+}
+
+pub(crate) fn predict(args: &cli::Predict) -> anyhow::Result<()> {
+    let home = home(&args.home)?;
+    let bytes = if args.artifact.contains("://") {
+        Artifacts::open(&artifacts_location(&args.artifacts, &home)?)?.get(&args.artifact)?
+    } else {
+        std::fs::read(&args.artifact).with_context(|| format!("cannot read `{}`", args.artifact))?
+    };
+    let tuned =
+        trainer::Tuned::decode(&bytes).with_context(|| format!("`{}` is no artifact", args.artifact))?;
+    let mut session = Session::new(home, &args.device, args.threads.unwrap_or_else(|| share_of_cores(1)))?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let columns: Vec<String> = (0..tuned.classes()?).map(|class| format!("p{class}")).collect();
+    writeln!(out, "file,class,{}", columns.join(","))?;
+    trainer::predict(&tuned, &args.images, &mut session, |predictions| {
+        for prediction in predictions {
+            let probabilities: Vec<String> =
+                prediction.probabilities.iter().map(ToString::to_string).collect();
+            writeln!(
+                out,
+                "{},{},{}",
+                csv_field(&prediction.file),
+                prediction.class,
+                probabilities.join(",")
+            )?;
+        }
+        Ok::<(), anyhow::Error>(())
+    })?;
+    Ok(out.flush()?)
+}
+
+/// In quotes where it needs them (RFC 4180).
+fn csv_field(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\"")).into()
+    } else {
+        text.into()
+    }
+}
+
 pub(crate) fn trainer(args: cli::Trainer) -> anyhow::Result<()> {
     let pipe = Pipe::claim_stdout()?;
     let mut session = Session::new(Home::open(args.home)?, &args.device, args.threads)?;
-    Ok(trainer::serve(&mut session, pipe)?)
+    Ok(trainer::serve(&mut session, &Artifacts::open(&args.artifacts)?, pipe)?)
 }
 
 pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {
@@ -128,7 +225,7 @@ pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {
         Session::new(home(&args.home)?, &args.device, args.threads.unwrap_or_else(|| share_of_cores(1)))?;
     let mut out = std::io::stdout().lock();
     let mut lost = None;
-    let outcome = trainer::run(&job, &mut session, &mut |epoch, metrics| {
+    let mut print = |epoch: u32, metrics: &trainer::Metrics| {
         let written = match args.output {
             cli::Output::Table => writeln!(out, "epoch {epoch}/{}  {}", job.recipe.epochs, figures(metrics)),
             cli::Output::Json => {
@@ -136,15 +233,21 @@ pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {
             }
         };
         lost = lost.take().or(written.err());
-    });
+    };
+    let outcome = trainer::run(&job, None, &mut session, &mut print);
     if let Some(error) = lost {
         return Err(error.into());
     }
-    let metrics = outcome.map_err(|error| {
+    let outcome = outcome.map_err(|error| {
         let class = serde_json::to_value(error.class).ok();
         let class = class.as_ref().and_then(serde_json::Value::as_str).unwrap_or("failed").to_owned();
         anyhow::anyhow!("{class}: {}", error.message)
     })?;
+    let trainer::Outcome::Finished(tuned) = outcome else { bail!("the run was asked to leave") };
+    let metrics = tuned.metrics.clone();
+    if let Some(path) = &args.artifact {
+        write_whole(path, &tuned.encode(&[])?)?;
+    }
     match args.output {
         cli::Output::Table => {
             for (name, value) in &metrics {
@@ -154,6 +257,14 @@ pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {
         cli::Output::Json => writeln!(out, "{}", serde_json::json!({"final": metrics}))?,
     }
     Ok(())
+}
+
+/// Writes a file so that it appears whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
+    written.with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 fn figures(metrics: &trainer::Metrics) -> String {

@@ -2,6 +2,7 @@
 //! backbone with libtorch.
 
 pub mod agent;
+pub mod artifacts;
 pub mod backbone;
 pub mod convnet;
 pub mod data;

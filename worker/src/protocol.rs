@@ -11,12 +11,20 @@ pub use sweeps::FailureClass;
 pub enum ToTrainer {
     /// Run one attempt. The next one is sent only after `Done` or `Failed`. To stop a run, kill the trainer.
     Run {
+        /// What the trial belongs to: its artifacts are kept under this name.
+        sweep: String,
         trial: i64,
         attempt: u32,
         /// The complete recipe, as in `sweep.v1.Assignment.recipe_json`.
         recipe: serde_json::Value,
         seed: i64,
+        /// The latest checkpoint of an earlier attempt.
+        from: Option<String>,
+        /// A checkpoint is due this often; 0: never.
+        checkpoint_every_ms: u64,
     },
+    /// End the run, if there is one, with a last checkpoint, and say `Left`.
+    Leave,
 }
 
 /// From the trainer.
@@ -34,10 +42,27 @@ pub enum FromTrainer {
         epoch: u32,
         metrics: BTreeMap<String, f64>,
     },
+    /// Something that people should know of.
+    Note {
+        message: String,
+    },
+    /// A checkpoint is in place; the next attempt can go on from it.
+    Kept {
+        trial: i64,
+        attempt: u32,
+        url: String,
+    },
+    /// The tuned tensors, if they were kept, are in place under a URL.
     Done {
         trial: i64,
         attempt: u32,
         metrics: BTreeMap<String, f64>,
+        artifact: Option<String>,
+    },
+    /// The answer to `Leave`: the run has ended without a result. What it has kept, it has told before.
+    Left {
+        trial: i64,
+        attempt: u32,
     },
     Failed {
         trial: i64,

@@ -8,6 +8,7 @@ use proto::v1::{Assignment, End, FailureClass as Class, Lost, Point, Progress, S
 
 use super::death::{Death, failure, interruption};
 use super::facts::{Event, Order, Terms, Time};
+use super::life::Life;
 use crate::protocol::{FailureClass, FromTrainer, ToTrainer};
 
 #[derive(Debug)]
@@ -22,6 +23,15 @@ struct Run {
     waiting_since: Option<Time>,
     /// Points of the report under way.
     sent: Vec<Point>,
+    /// The latest checkpoint, if it was not reported yet, and that of the report under way.
+    checkpoint: Option<String>,
+    sent_checkpoint: Option<String>,
+    /// Whether it writes a last checkpoint when the agent leaves.
+    on_drain: bool,
+    /// It was asked for that, and is killed if it has not answered by then.
+    leave_by: Option<Time>,
+    /// When the latest epoch ended, or the run began.
+    ticked: Time,
 }
 
 #[derive(Debug)]
@@ -60,6 +70,7 @@ const REST_FIRST: Duration = Duration::from_millis(500);
 const REST_LONGEST: Duration = Duration::from_secs(60);
 /// Points of one attempt in one call: half of what the coordinator takes.
 pub(super) const POINTS_AT_ONCE: usize = 5_000;
+const LEAVING: &str = "the worker is leaving";
 /// The coordinator's bound on `wait_ms`.
 const WAIT_LONGEST: Duration = Duration::from_secs(30);
 
@@ -77,10 +88,12 @@ pub(super) struct Core {
     ends: Vec<End>,
     finishing: Vec<Token>,
     leaving: Leaving,
+    life: Life,
 }
 
 impl Core {
-    pub(super) fn new(slots: usize) -> Self {
+    /// `leave_at`: when the agent will be asked to leave, if that is known.
+    pub(super) fn new(slots: usize, leave_at: Option<Time>) -> Self {
         let slot = || Slot { state: State::Off, stillborn: 0, device: None };
         Self {
             slots: (0..slots).map(|_| slot()).collect(),
@@ -93,6 +106,7 @@ impl Core {
             ends: Vec::new(),
             finishing: Vec::new(),
             leaving: Leaving::No,
+            life: Life::new(leave_at),
         }
     }
 
@@ -132,12 +146,15 @@ impl Core {
             }
             Event::Reported { lost } => {
                 self.reporting = false;
-                self.runs().for_each(|run| run.sent.clear());
+                for run in self.runs() {
+                    run.sent.clear();
+                    run.sent_checkpoint = None;
+                }
                 lost.into_iter().for_each(|lost| self.stop(lost, &mut orders));
             }
             Event::ReportFailed => self.report_failed(now),
             Event::Finished => self.finishing.clear(),
-            Event::Drain => self.drain(&mut orders),
+            Event::Drain { within } => self.drain(now, within, &mut orders),
             Event::Drained => self.leaving = Leaving::Told,
             Event::Tick => {}
         }
@@ -154,12 +171,13 @@ impl Core {
                 let report = run.waiting_since.zip(terms).map(|(since, terms)| since + terms.report_every);
                 let report = report.filter(|_| !self.reporting);
                 let expiry = terms.map(|terms| run.give_up_at(terms));
-                [run.times_out, report, expiry].into_iter().flatten().min()
+                [run.times_out, report, expiry, run.leave_by].into_iter().flatten().min()
             }
             _ => None,
         };
         let renewal = self.renew_at.filter(|_| !self.renewing);
-        self.slots.iter().filter_map(of_slot).chain(renewal).min()
+        let closing = self.life.closes_at().filter(|_| self.leaving == Leaving::No);
+        self.slots.iter().filter_map(of_slot).chain(renewal).chain(closing).min()
     }
 
     /// Whether the agent may go: asked to leave, no trainer left, every end answered.
@@ -202,12 +220,29 @@ impl Core {
                 let points = metrics.into_iter().map(|(name, value)| Point { name, epoch, value });
                 run.points.extend(points);
                 run.waiting_since.get_or_insert(now);
+                self.life.saw_epoch(now - std::mem::replace(&mut run.ticked, now));
             }
-            (State::Running(run), FromTrainer::Done { trial, attempt, metrics })
+            // The shell has logged it.
+            (_, FromTrainer::Note { .. }) => {}
+            (State::Running(run), FromTrainer::Kept { trial, attempt, url })
                 if about(run, trial, attempt) =>
             {
-                let metrics = metrics.into_iter().collect();
-                self.end(slot, How::Success(Success { metrics, ..Default::default() }), State::Idle);
+                run.checkpoint = Some(url);
+                run.waiting_since.get_or_insert(now);
+            }
+            (State::Running(run), FromTrainer::Done { trial, attempt, metrics, artifact })
+                if about(run, trial, attempt) =>
+            {
+                let artifact = artifact.unwrap_or_default();
+                let success = Success { metrics: metrics.into_iter().collect(), artifact };
+                self.end(slot, How::Success(success), State::Idle);
+                self.dismiss(slot, orders);
+            }
+            (State::Running(run), FromTrainer::Left { trial, attempt })
+                if about(run, trial, attempt) && run.leave_by.is_some() =>
+            {
+                self.end(slot, interruption("drained", LEAVING.to_owned()), State::Idle);
+                self.dismiss(slot, orders);
             }
             (State::Running(run), FromTrainer::Failed { trial, attempt, class, message })
                 if about(run, trial, attempt) =>
@@ -220,6 +255,7 @@ impl Core {
                 if broken {
                     orders.push(Order::Kill { slot, why: "its run failed inside libtorch".to_owned() });
                 }
+                self.dismiss(slot, orders);
             }
             (_, message) => self.garbled(slot, format!("unexpected message {message:?}"), orders),
         }
@@ -266,7 +302,7 @@ impl Core {
             ..Default::default()
         };
         if self.leaving != Leaving::No {
-            return self.ends.push(hand_back("drained", "the worker is leaving"));
+            return self.ends.push(hand_back("drained", LEAVING));
         }
         let Some(terms) = self.terms else { return };
         if sent + terms.ttl - terms.ttl / 4 <= now {
@@ -279,6 +315,12 @@ impl Core {
                 return self.ends.push(End { token: Some(token), how, ..Default::default() });
             }
         };
+        let can_pause = assignment.checkpoint_on_drain || assignment.checkpoint_every_ms > 0;
+        if !can_pause && !self.life.suffices(now, epochs(&recipe)) {
+            self.life.close();
+            let why = "the worker leaves before the run could end, and it writes no checkpoints";
+            return self.ends.push(hand_back("drained", why));
+        }
         let idle = self.slots.iter().position(|slot| matches!(slot.state, State::Idle));
         let Some(slot) = idle else {
             return self.ends.push(hand_back("preempted", "no trainer was ready to run it"));
@@ -291,12 +333,25 @@ impl Core {
             points: Vec::new(),
             waiting_since: None,
             sent: Vec::new(),
+            checkpoint: None,
+            sent_checkpoint: None,
+            on_drain: assignment.checkpoint_on_drain,
+            leave_by: None,
+            ticked: now,
         };
         let due = sent + terms.ttl / 3;
         self.renew_at = Some(self.renew_at.map_or(due, |at| at.min(due)));
         self.slots[slot].state = State::Running(run);
         let Token { trial_id: trial, attempt } = token;
-        let message = ToTrainer::Run { trial, attempt, recipe, seed: assignment.seed };
+        let message = ToTrainer::Run {
+            sweep: assignment.sweep_id,
+            trial,
+            attempt,
+            recipe,
+            seed: assignment.seed,
+            from: Some(assignment.checkpoint).filter(|url| !url.is_empty()),
+            checkpoint_every_ms: assignment.checkpoint_every_ms,
+        };
         orders.push(Order::Send { slot, message });
     }
 
@@ -335,26 +390,43 @@ impl Core {
             let newer = std::mem::take(&mut run.points);
             run.points = std::mem::take(&mut run.sent);
             run.points.extend(newer);
+            run.checkpoint = run.checkpoint.take().or(run.sent_checkpoint.take());
             // The wait begins anew: that is the pause before the next try.
-            run.waiting_since = (!run.points.is_empty()).then_some(now);
+            run.waiting_since = (!run.points.is_empty() || run.checkpoint.is_some()).then_some(now);
         }
     }
 
-    fn drain(&mut self, orders: &mut Vec<Order>) {
+    fn drain(&mut self, now: Time, within: Duration, orders: &mut Vec<Order>) {
         if self.leaving != Leaving::No {
             return;
         }
         self.leaving = Leaving::Telling;
         orders.push(Order::Drain);
         for slot in 0..self.slots.len() {
-            self.end(slot, interruption("drained", "the worker is leaving".to_owned()), State::Dying);
+            if let State::Running(run) = &mut self.slots[slot].state
+                && run.on_drain
+            {
+                // The rest is for telling the coordinator.
+                run.leave_by = Some(now + within * 3 / 5);
+                orders.push(Order::Send { slot, message: ToTrainer::Leave });
+                continue;
+            }
+            self.end(slot, interruption("drained", LEAVING.to_owned()), State::Dying);
             let here = &mut self.slots[slot].state;
             if matches!(here, State::Resting(_) | State::Off) {
                 *here = State::Off;
             } else {
                 *here = State::Dying;
-                orders.push(Order::Kill { slot, why: "the worker is leaving".to_owned() });
+                orders.push(Order::Kill { slot, why: LEAVING.to_owned() });
             }
+        }
+    }
+
+    /// Ends an idle trainer when the agent leaves.
+    fn dismiss(&mut self, slot: usize, orders: &mut Vec<Order>) {
+        if self.leaving != Leaving::No && matches!(self.slots[slot].state, State::Idle) {
+            self.slots[slot].state = State::Dying;
+            orders.push(Order::Kill { slot, why: LEAVING.to_owned() });
         }
     }
 
@@ -363,7 +435,8 @@ impl Core {
         if let State::Running(run) = &mut self.slots[slot].state {
             let mut points = std::mem::take(&mut run.sent);
             points.append(&mut run.points);
-            self.ends.push(End { token: Some(run.token), points, how: Some(how), ..Default::default() });
+            let checkpoint = run.checkpoint.take().or(run.sent_checkpoint.take()).unwrap_or_default();
+            self.ends.push(End { token: Some(run.token), points, how: Some(how), checkpoint });
         }
         if !matches!(self.slots[slot].state, State::Off) {
             self.slots[slot].state = next;
@@ -385,6 +458,13 @@ impl Core {
         self.renew(now, orders);
         self.report(now, terms, orders);
         let idle = self.slots.iter().filter(|slot| matches!(slot.state, State::Idle)).count();
+        if self.life.is_closing(now) {
+            // Nothing more is begun: when the last run has ended, there is nothing to stay for.
+            if self.runs().next().is_none() {
+                self.drain(now, Duration::ZERO, orders);
+            }
+            return;
+        }
         if idle > 0 && !self.leasing && self.leaving == Leaving::No {
             self.leasing = true;
             // A quarter of the lease, so that an answer that comes at the last moment still leaves time to renew.
@@ -400,6 +480,9 @@ impl Core {
             let (how, why) = if run.times_out.is_some_and(|at| at <= now) {
                 let why = "the run took longer than its timeout";
                 (failure(Class::Timeout, why.to_owned()), why)
+            } else if run.leave_by.is_some_and(|at| at <= now) {
+                let why = "the worker is leaving, and the run wrote no checkpoint in time";
+                (interruption("drained", why.to_owned()), why)
             } else if run.give_up_at(terms) <= now {
                 let why = "the lease could not be renewed in time";
                 (interruption("preempted", why.to_owned()), why)
@@ -454,15 +537,13 @@ impl Core {
             return;
         }
         let mut progress = Vec::new();
-        for run in self.runs().filter(|run| !run.points.is_empty()) {
+        for run in self.runs().filter(|run| run.waiting_since.is_some()) {
             let rest = run.points.split_off(run.points.len().min(POINTS_AT_ONCE));
             run.sent = std::mem::replace(&mut run.points, rest);
             run.waiting_since = (!run.points.is_empty()).then_some(now);
-            progress.push(Progress {
-                token: Some(run.token),
-                points: run.sent.clone(),
-                ..Default::default()
-            });
+            run.sent_checkpoint = run.checkpoint.take();
+            let checkpoint = run.sent_checkpoint.clone().unwrap_or_default();
+            progress.push(Progress { token: Some(run.token), points: run.sent.clone(), checkpoint });
         }
         self.reporting = true;
         orders.push(Order::Report { progress });
@@ -474,6 +555,11 @@ impl Run {
     fn give_up_at(&self, terms: Terms) -> Time {
         self.leased_until.saturating_sub(terms.ttl / 4)
     }
+}
+
+/// How long the recipe asks to train; 0 where it does not say.
+fn epochs(recipe: &serde_json::Value) -> u32 {
+    recipe["epochs"].as_u64().and_then(|epochs| u32::try_from(epochs).ok()).unwrap_or(0)
 }
 
 fn wire(class: FailureClass) -> Class {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::agent::death::Status;
 
+const DRAIN: Event = Event::Drain { within: Duration::from_secs(20) };
 const TTL: Duration = Duration::from_secs(60);
 
 fn at(seconds: u64) -> Time {
@@ -32,7 +33,7 @@ fn epoch(trial: i64, epoch: u32) -> FromTrainer {
 }
 
 fn done(trial: i64) -> FromTrainer {
-    FromTrainer::Done { trial, attempt: 1, metrics: [("test/top1".to_owned(), 0.75)].into() }
+    FromTrainer::Done { trial, attempt: 1, metrics: [("test/top1".to_owned(), 0.75)].into(), artifact: None }
 }
 
 fn point(epoch: u32) -> Point {
@@ -57,7 +58,16 @@ fn lease(max: u32) -> Order {
 
 fn send(slot: usize, trial: i64) -> Order {
     let recipe = serde_json::json!({"task": "dtd"});
-    Order::Send { slot, message: ToTrainer::Run { trial, attempt: 1, recipe, seed: 7 } }
+    let message = ToTrainer::Run {
+        sweep: String::new(),
+        trial,
+        attempt: 1,
+        recipe,
+        seed: 7,
+        from: None,
+        checkpoint_every_ms: 0,
+    };
+    Order::Send { slot, message }
 }
 
 fn terms() -> Event {
@@ -66,7 +76,7 @@ fn terms() -> Event {
 
 /// A registered agent whose trainers are ready and whose request for leases is under way.
 fn idle(slots: usize) -> Core {
-    let mut core = Core::new(slots);
+    let mut core = Core::new(slots, None);
     let spawned: Vec<Order> = (0..slots).map(|slot| Order::Spawn { slot }).collect();
     assert_eq!(core.begin(), spawned);
     for slot in 0..slots {
@@ -219,7 +229,7 @@ fn an_end_under_way_is_renewed_and_survives_an_outage() {
     core.step(at(1), Event::Said { slot: 0, message: done(1) });
     core.step(at(2), leased(at(1), &[2]));
     assert_eq!(core.step(at(20), Event::Tick), [Order::Renew { tokens: vec![token(2), token(1)] }]);
-    core.step(at(25), Event::RenewFailed);
+    core.step(at(15), Event::RenewFailed);
     // The second end waits for the first to be answered, for as long as it takes.
     let orders = core.step(at(30), Event::Said { slot: 0, message: done(2) });
     assert_eq!(orders, [Order::Renew { tokens: vec![token(2), token(1)] }, lease(1)]);
@@ -264,7 +274,7 @@ fn a_broken_line_or_another_attempts_message_is_an_error_of_the_trainer() {
 
 #[test]
 fn trainers_that_never_start_are_restarted_ever_later_then_given_up() {
-    let mut core = Core::new(1);
+    let mut core = Core::new(1, None);
     core.begin();
     let died = || Event::Died { slot: 0, death: death(Status::Exit(1)) };
     assert_eq!(core.step(at(0), died()), []);
@@ -319,11 +329,11 @@ fn what_cannot_run_is_handed_back_at_once() {
 fn draining_tells_first_then_hands_back_then_ends() {
     let mut core = idle(2);
     core.step(at(0), leased(at(0), &[1]));
-    let orders = core.step(at(1), Event::Drain);
+    let orders = core.step(at(1), DRAIN);
     assert_eq!(orders[0], Order::Drain);
     assert_eq!(kills(&orders), [0, 1]);
     assert_eq!(orders.len(), 3, "nothing is handed back before the coordinator knows");
-    assert_eq!(core.step(at(1), Event::Drain), [], "once is enough");
+    assert_eq!(core.step(at(1), DRAIN), [], "once is enough");
     for slot in [0, 1] {
         assert_eq!(core.step(at(2), Event::Died { slot, death: death(Status::Signal(9)) }), []);
     }
@@ -372,4 +382,121 @@ fn no_report_carries_more_points_than_a_call_may() {
     assert_eq!(reported(core.step(at(4), Event::Tick)), Some(POINTS_AT_ONCE));
     core.step(at(5), Event::Reported { lost: vec![] });
     assert_eq!(reported(core.step(at(8), Event::Tick)), Some(1_000));
+}
+
+fn checkpointed(trial_id: i64) -> Assignment {
+    Assignment { checkpoint_on_drain: true, checkpoint: "file:///a/0".into(), ..assignment(trial_id) }
+}
+
+fn kept(trial: i64, url: &str) -> FromTrainer {
+    FromTrainer::Kept { trial, attempt: 1, url: url.into() }
+}
+
+#[test]
+fn a_checkpoint_is_handed_to_the_trainer_and_a_new_one_to_the_coordinator() {
+    let mut core = idle(1);
+    let orders = core.step(at(0), Event::Leased { sent: at(0), assignments: vec![checkpointed(1)] });
+    let [Order::Send { message: ToTrainer::Run { from, .. }, .. }] = &orders[..] else {
+        panic!("{orders:?}")
+    };
+    assert_eq!(from.as_deref(), Some("file:///a/0"));
+    for url in ["file:///a/1", "file:///a/2"] {
+        assert_eq!(core.step(at(1), Event::Said { slot: 0, message: kept(1, url) }), []);
+    }
+    let report = |url: &str| Order::Report {
+        progress: vec![Progress { token: Some(token(1)), points: vec![], checkpoint: url.into() }],
+    };
+    assert_eq!(core.step(at(3), Event::Tick), [report("file:///a/2")]);
+    // A lost report is repeated, unless there is a newer checkpoint by then.
+    assert_eq!(core.step(at(4), Event::ReportFailed), []);
+    assert_eq!(core.step(at(6), Event::Tick), [report("file:///a/2")]);
+    assert_eq!(core.step(at(7), Event::Said { slot: 0, message: kept(1, "file:///a/3") }), []);
+    assert_eq!(core.step(at(8), Event::ReportFailed), []);
+    assert_eq!(core.step(at(10), Event::Tick), [report("file:///a/3")]);
+    assert_eq!(core.step(at(11), Event::Reported { lost: vec![] }), []);
+    assert_eq!(core.step(at(15), Event::Tick), []);
+}
+
+#[test]
+fn a_leaving_agent_waits_for_the_last_checkpoint() {
+    let mut core = idle(1);
+    core.step(at(0), Event::Leased { sent: at(0), assignments: vec![checkpointed(1)] });
+    let leave = Order::Send { slot: 0, message: ToTrainer::Leave };
+    assert_eq!(core.step(at(1), DRAIN), [Order::Drain, leave]);
+    assert_eq!(core.step(at(1), Event::Drained), []);
+    assert_eq!(core.step(at(2), Event::Said { slot: 0, message: kept(1, "file:///a/1") }), []);
+    let left = FromTrainer::Left { trial: 1, attempt: 1 };
+    let orders = core.step(at(2), Event::Said { slot: 0, message: left });
+    assert_eq!(kills(&orders), [0]);
+    let end = only_end(&orders);
+    assert!(matches!(&end.how, Some(How::Interruption(i)) if i.cause == "drained"), "{end:?}");
+    assert_eq!(end.checkpoint, "file:///a/1");
+    core.step(at(3), Event::Finished);
+    core.step(at(3), Event::Died { slot: 0, death: death(Status::Signal(9)) });
+    assert!(core.is_done());
+}
+
+#[test]
+fn a_run_that_ends_while_the_agent_leaves_still_counts() {
+    let mut core = idle(1);
+    core.step(at(0), Event::Leased { sent: at(0), assignments: vec![checkpointed(1)] });
+    core.step(at(1), DRAIN);
+    core.step(at(1), Event::Drained);
+    let orders = core.step(at(2), Event::Said { slot: 0, message: done(1) });
+    assert!(matches!(only_end(&orders).how, Some(How::Success(_))));
+    assert_eq!(kills(&orders), [0]);
+}
+
+#[test]
+fn a_run_that_writes_no_checkpoint_in_time_is_killed() {
+    let mut core = idle(1);
+    core.step(at(0), Event::Leased { sent: at(0), assignments: vec![checkpointed(1)] });
+    core.step(at(1), DRAIN);
+    core.step(at(1), Event::Drained);
+    assert_eq!(core.wakes_at(), Some(at(13)), "three fifths of the 20 seconds are over");
+    let orders = core.step(at(13), Event::Tick);
+    assert_eq!(kills(&orders), [0]);
+    assert!(matches!(&only_end(&orders).how, Some(How::Interruption(i)) if i.cause == "drained"));
+}
+
+#[test]
+fn trials_that_can_neither_end_nor_pause_in_the_time_left_are_not_begun() {
+    let mut core = idle(1);
+    core.life = Life::new(Some(at(50)));
+    core.step(at(0), leased(at(0), &[1]));
+    assert_eq!(core.step(at(10), Event::Said { slot: 0, message: epoch(1, 1) }), []);
+    core.step(at(11), Event::Said { slot: 0, message: done(1) });
+    core.step(at(11), Event::Finished);
+    // Ten seconds an epoch, as far as is known: three of them fit, four do not.
+    let long = |trial_id, epochs: u32| Assignment {
+        recipe_json: format!(r#"{{"epochs":{epochs}}}"#),
+        ..assignment(trial_id)
+    };
+    let orders = core.step(at(15), Event::Leased { sent: at(15), assignments: vec![long(2, 3)] });
+    assert!(matches!(&orders[..], [Order::Send { slot: 0, .. }]), "{orders:?}");
+    core.step(at(16), Event::Said { slot: 0, message: done(2) });
+    core.step(at(16), Event::Finished);
+    let orders = core.step(at(16), Event::Leased { sent: at(16), assignments: vec![long(3, 4)] });
+    assert!(matches!(&only_end(&orders).how, Some(How::Interruption(i)) if i.cause == "drained"));
+    // Nothing runs and nothing more is begun: it leaves.
+    assert!(orders.contains(&Order::Drain) && kills(&orders) == [0], "{orders:?}");
+}
+
+#[test]
+fn an_agent_whose_time_is_nearly_over_asks_for_nothing_more() {
+    let mut core = running();
+    core.life = Life::new(Some(at(50)));
+    core.step(at(20), Event::Said { slot: 0, message: epoch(1, 1) });
+    core.step(at(22), Event::Tick);
+    core.step(at(22), Event::Reported { lost: vec![] });
+    core.step(
+        at(22),
+        Event::Renewed { sent: at(22), asked: vec![token(1)], held: vec![token(1)], lost: vec![] },
+    );
+    assert_eq!(core.wakes_at(), Some(at(30) + Duration::from_millis(1)));
+    assert_eq!(core.step(at(31), Event::Tick), [], "what runs goes on");
+    assert!(core.wakes_at() > Some(at(31)), "once is enough");
+    let orders = core.step(at(40), Event::Said { slot: 0, message: done(1) });
+    assert!(orders.contains(&Order::Drain), "{orders:?}");
+    assert!(!orders.iter().any(|order| matches!(order, Order::Lease { .. })), "{orders:?}");
 }

@@ -54,8 +54,10 @@ pub(super) enum Event {
     ReportFailed,
     /// The ends under way were all answered.
     Finished,
-    /// The agent was asked to leave.
-    Drain,
+    /// The agent was asked to leave, and is to be gone within this time.
+    Drain {
+        within: Duration,
+    },
     /// The coordinator knows that the agent leaves, or could not be told in time.
     Drained,
     /// Only time has passed.

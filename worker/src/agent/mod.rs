@@ -8,8 +8,10 @@ mod child;
 mod core;
 mod death;
 mod facts;
+mod life;
 mod link;
 mod offer;
+mod presence;
 
 use std::time::Duration;
 
@@ -22,11 +24,14 @@ use tokio_util::sync::CancellationToken;
 pub use child::TrainerCommand;
 pub(crate) use offer::host_memory;
 pub use offer::{LIBTORCH_VERSION, capabilities, host_name};
+pub use presence::{Presence, agents};
 
 use child::Trainer;
 use core::Core;
 use facts::{Event, Order, Time};
 use link::Link;
+
+use crate::protocol::{FromTrainer, ToTrainer};
 
 /// What an agent is told at its start.
 #[derive(Debug, Clone)]
@@ -43,6 +48,8 @@ pub struct Config {
     pub capabilities: Capabilities,
     /// After being asked to leave, the agent is gone within this time, whether or not the coordinator answers.
     pub leave_within: Duration,
+    /// It leaves so that it is gone after this long.
+    pub lifetime: Option<Duration>,
 }
 
 /// Why an agent could not go on.
@@ -80,7 +87,8 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<(), AgentEr
     let (fatal, mut fatalities) = mpsc::channel(1);
     let link = Link::new(&config.server, config.token.as_deref(), sender.clone())?;
     let trainers = config.trainers.iter().map(|_| None).collect();
-    let mut core = Core::new(config.trainers.len());
+    let leave_at = config.lifetime.map(|lifetime| lifetime.saturating_sub(config.leave_within));
+    let mut core = Core::new(config.trainers.len(), leave_at);
     let instance = uuid::Uuid::new_v4().to_string();
     let started = Instant::now();
     let mut shell = Shell {
@@ -102,8 +110,11 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<(), AgentEr
             Some(error) = fatalities.recv() => return Err(error),
             () = leave.cancelled(), if leave_by.is_none() => {
                 tracing::info!("leaving");
-                leave_by = Some(Instant::now() + shell.config.leave_within);
-                Event::Drain
+                shell.drain_event(&mut leave_by)
+            }
+            () = until(leave_at.map(|at| started + at)), if leave_by.is_none() => {
+                tracing::info!("leaving: the time is over");
+                shell.drain_event(&mut leave_by)
             }
             () = until(core.wakes_at().map(|at| started + at)) => Event::Tick,
             () = until(leave_by) => {
@@ -111,8 +122,12 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<(), AgentEr
                 break;
             }
         };
-        if let Event::Registered(terms) = &event {
-            shell.ttl = terms.ttl;
+        match &event {
+            Event::Registered(terms) => shell.ttl = terms.ttl,
+            Event::Said { slot, message: FromTrainer::Note { message } } => {
+                tracing::info!(slot, message, "trainer")
+            }
+            _ => {}
         }
         let orders = core.step(shell.now(), event);
         shell.obey(orders)?;
@@ -146,6 +161,12 @@ impl Shell {
         self.started.elapsed()
     }
 
+    /// From here on the agent leaves, whatever happens.
+    fn drain_event(&self, leave_by: &mut Option<Instant>) -> Event {
+        *leave_by = Some(Instant::now() + self.config.leave_within);
+        Event::Drain { within: self.config.leave_within }
+    }
+
     fn obey(&mut self, orders: Vec<Order>) -> Result<(), AgentError> {
         for order in orders {
             match order {
@@ -154,8 +175,9 @@ impl Shell {
                         Some(Trainer::spawn(&self.config.trainers[slot], slot, self.events.clone()));
                 }
                 Order::Send { slot, message } => {
-                    let crate::protocol::ToTrainer::Run { trial, attempt, .. } = &message;
-                    tracing::info!(slot, trial, attempt, "trial started");
+                    if let ToTrainer::Run { trial, attempt, from, .. } = &message {
+                        tracing::info!(slot, trial, attempt, from, "trial started");
+                    }
                     self.trainers[slot].iter().for_each(|trainer| trainer.send(message.clone()));
                 }
                 Order::Kill { slot, why } => {

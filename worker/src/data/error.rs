@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub enum DataError {
     #[error("the data set folder {} does not exist", folder.display())]
     NoFolder { folder: PathBuf },
+    #[error("there is no .jpg, .jpeg or .png file below {}", folder.display())]
+    NoImages { folder: PathBuf },
     #[error("no split `{split}` in {}; {}", folder.display(), known_splits(known))]
     NoSplit { folder: PathBuf, split: String, known: Vec<String> },
     #[error("`{split}` cannot be a split's name: use letters, digits, `_`, `-` and `.`, and no leading `.`")]

@@ -5,6 +5,7 @@
 
 mod decode;
 mod error;
+mod folder;
 mod labels;
 mod resize;
 
@@ -17,6 +18,7 @@ use sweeps::recipe::{Normalization, Preprocessing};
 use tch::{Device, Kind, Tensor};
 
 pub use error::{DataError, LineError};
+pub use folder::{image, images_below};
 pub use labels::{image_paths, splits};
 
 use labels::Entry;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::backbone::tiny;
-use crate::trainer::State;
+use crate::trainer::checkpoint::{self, CheckpointError, Position};
 
 const CLASSES: i64 = 3;
 
@@ -85,8 +85,6 @@ fn a_run_repeats_to_the_bit() {
 
 #[test]
 fn a_run_continued_from_a_checkpoint_ends_in_the_same_bits() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("state.safetensors");
     for rule in [Rule::Sgd, Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }] {
         let members = [member(1), member(2)];
         let mut straight = ensemble(&members, rule);
@@ -94,9 +92,12 @@ fn a_run_continued_from_a_checkpoint_ends_in_the_same_bits() {
 
         let mut first = ensemble(&members, rule);
         train(&mut first, &members, &[0.1, 0.2], 2);
-        State { phase: 0, epoch: 2 }.save(&first, &path).unwrap();
+        let at = Position { epoch: 1, step: 1, steps: 2, loss: 0.1 + 0.2, ..Position::default() };
+        let bytes = checkpoint::write("run", &at, &first).unwrap();
+        let (position, contents) = checkpoint::read("run", &bytes).unwrap();
+        assert_eq!(position, at);
         let mut second = ensemble(&[member(1), member(2)], rule);
-        assert_eq!(State::load(&mut second, &path).unwrap(), State { phase: 0, epoch: 2 });
+        checkpoint::restore(&mut second, &position, &contents).unwrap();
         train(&mut second, &members, &[0.1, 0.2], 3);
         for m in 0..2 {
             assert!(prompt(&straight, m).equal(&prompt(&second, m)), "{rule:?}: member {m}");
@@ -106,11 +107,13 @@ fn a_run_continued_from_a_checkpoint_ends_in_the_same_bits() {
 
 #[test]
 fn a_checkpoint_of_another_run_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("state.safetensors");
-    State::default().save(&ensemble(&[member(1)], Rule::Sgd), &path).unwrap();
-    let error = State::load(&mut ensemble(&[member(1), member(2)], Rule::Sgd), &path).unwrap_err();
-    assert!(error.to_string().contains("`param.prompt` is missing or has another shape"), "{error}");
+    let at = Position::default();
+    let bytes = checkpoint::write("run", &at, &ensemble(&[member(1)], Rule::Sgd)).unwrap();
+    assert!(matches!(checkpoint::read("other run", &bytes), Err(CheckpointError::Foreign)));
+    let (position, contents) = checkpoint::read("run", &bytes).unwrap();
+    let mut two = ensemble(&[member(1), member(2)], Rule::Sgd);
+    let error = checkpoint::restore(&mut two, &position, &contents).unwrap_err();
+    assert_eq!(error.to_string(), "its tensor `param.prompt` is missing or has another shape");
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub(super) struct Frozen {
     pub backbone: Rc<Backbone>,
     /// Says which weights these are, and how they are read.
     pub identity: String,
+    /// Of the weights' file.
+    pub sha256: String,
     pub normalization: Normalization,
     /// It ends here.
     pub entry: Entry,
@@ -33,7 +35,7 @@ pub(super) struct Frozen {
 
 impl Frozen {
     /// Images u8 `[B, 3, S, S]` to what enters at `entry`: normalised images, tokens, or what is pooled.
-    fn entering(&self, images: &Tensor) -> Tensor {
+    pub(super) fn entering(&self, images: &Tensor) -> Tensor {
         tch::no_grad(|| {
             let images = data::normalise(&images.to_device(self.device), self.normalization);
             let Entry::Block(first) = self.entry else { return images };

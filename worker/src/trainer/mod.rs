@@ -1,25 +1,31 @@
 //! The trainer: runs one trial from top to bottom. A child process of the agent (`serve`), or `worker train` itself.
 
+mod attendant;
 mod cache;
+mod checkpoint;
 pub mod device;
 mod ensemble;
 mod error;
 mod inputs;
 mod metrics;
 mod optim;
+mod predict;
 mod run;
 mod schedule;
 mod serve;
 mod session;
-mod state;
+mod trial;
+mod tuned;
 mod usage;
 
+pub use attendant::Attendant;
 pub use ensemble::{Ensemble, Member, cross_entropy};
 pub use error::TrialError;
 pub use metrics::Scores;
 pub use optim::{Optimizer, Rule};
-pub use run::{Job, Metrics, run};
+pub use predict::{Prediction, predict};
+pub use run::{Job, Metrics, Outcome, run};
 pub use schedule::factor;
 pub use serve::{Pipe, serve};
 pub use session::Session;
-pub use state::{State, StateError};
+pub use tuned::{Tuned, TunedError};

@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use sweeps::recipe::{self, Recipe};
+use sweeps::recipe::Recipe;
 use tch::{Device, Kind, Tensor};
 
-use super::ensemble::{Ensemble, Member};
-use super::error::TrialError;
-use super::inputs::{Frozen, Inputs};
-use super::metrics::Scores;
-use super::optim::Rule;
+use super::attendant::Attendant;
+use super::checkpoint;
+use super::error::{TrialError, chain};
 use super::session::Session;
-use super::state::State;
+use super::trial::Trial;
+use super::tuned::Tuned;
 use super::{factor, usage};
 use crate::protocol::FailureClass;
 use crate::tuning::{seeded, stream};
@@ -28,7 +27,16 @@ pub struct Job {
 /// Metrics by name.
 pub type Metrics = BTreeMap<String, f64>;
 
-/// A part of a trial. A trial is a list of them over one [`State`].
+/// How a run ended that did not fail.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It has come to its end; the final metrics go with what it has tuned.
+    Finished(Box<Tuned>),
+    /// It was asked to stop, and has given its attendant a last checkpoint.
+    Left,
+}
+
+/// A part of a trial. A trial is a list of them over one state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Epochs of training, each followed by a pass over the eval split.
@@ -42,142 +50,186 @@ fn phases(recipe: &Recipe) -> Vec<Phase> {
     std::iter::once(Phase::Train { epochs: recipe.epochs }).chain(test).collect()
 }
 
-/// Runs a trial to its end. `on_epoch` is told the metrics of each epoch, counted from 1; the final ones are returned.
+/// Whether a phase has come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Done,
+    Left,
+}
+
+/// Runs a trial to its end, or until `attendant` asks it to leave. `from` is the latest checkpoint of an earlier attempt;
+/// one that is damaged or belongs to another run is left alone, with a warning, and the trial begins anew. Wherever a
+/// run is cut, what it ends with is the same to the bit.
 ///
 /// Metrics: `train/loss`; `val/…` of the last epoch and `test/…` once at the end, each `top1`, `top5`, `per_class` in
-/// percent and `loss`; `images_per_second` of training; `seconds/wall` and `seconds/cpu` or `seconds/gpu`;
-/// `memory/peak_mib` of the process; `params/trainable` and `params/percent` (of backbone + tuned).
+/// percent and `loss`; `images_per_second` of training; `seconds/wall` and `seconds/cpu` or `seconds/gpu`, of all
+/// attempts together; `memory/peak_mib` of the process; `params/trainable` and `params/percent` (of backbone + tuned).
 pub fn run(
     job: &Job,
+    from: Option<&[u8]>,
     session: &mut Session,
-    on_epoch: &mut dyn FnMut(u32, &Metrics),
-) -> Result<Metrics, TrialError> {
+    attendant: &mut dyn Attendant,
+) -> Result<Outcome, TrialError> {
     catch_unwind(AssertUnwindSafe(|| {
-        let started = usage::Meter::start();
+        let meter = usage::Meter::start();
         let mut trial = Trial::prepare(job, session)?;
-        let mut metrics = trial.figures();
-        for (index, phase) in phases(&job.recipe).into_iter().enumerate() {
-            trial.state = State { phase: index, epoch: 0 };
-            match phase {
-                Phase::Train { epochs } => metrics.extend(trial.train(epochs, on_epoch)?),
-                Phase::Test => metrics.extend(trial.test(session)?),
-            }
+        if let Some(bytes) = from {
+            trial = resume(trial, bytes, job, session, attendant)?;
         }
-        metrics.extend(started.read(session.device()));
-        Ok(metrics)
+        for (index, metrics) in (1..).zip(&trial.at.epochs) {
+            attendant.epoch(index, metrics);
+        }
+        let mut run = Run { trial, session, attendant, meter };
+        match run.phases()? {
+            Flow::Done => Ok(Outcome::Finished(Box::new(run.finish()))),
+            Flow::Left => Ok(Outcome::Left),
+        }
     }))
     .unwrap_or_else(|panic| Err(TrialError::from_panic(panic.as_ref())))
 }
 
-/// A trial with its assets at hand.
-struct Trial<'a> {
+/// Brings a trial to its checkpoint. If that cannot be, a fresh one takes its place.
+fn resume<'a>(
+    mut trial: Trial<'a>,
+    bytes: &[u8],
     job: &'a Job,
-    frozen: Frozen,
-    train: Inputs,
-    eval: Inputs,
-    ensemble: Ensemble,
-    state: State,
-    classes: i64,
+    session: &mut Session,
+    attendant: &mut dyn Attendant,
+) -> Result<Trial<'a>, TrialError> {
+    match trial.restore(bytes) {
+        Ok(()) => {
+            let (epochs, step) = (trial.at.epochs.len(), trial.at.step);
+            attendant.note(&format!("going on from a checkpoint: {epochs} epochs and {step} steps are done"));
+            Ok(trial)
+        }
+        Err(error) => {
+            attendant.note(&format!("the checkpoint is of no use, beginning anew: {}", chain(&error)));
+            Trial::prepare(job, session)
+        }
+    }
 }
 
-impl<'a> Trial<'a> {
-    fn prepare(job: &'a Job, session: &mut Session) -> Result<Trial<'a>, TrialError> {
-        let recipe = &job.recipe;
-        let (backbone, identity) = session.backbone(&recipe.backbone)?;
-        recipe.check_family(backbone.arch().family()).map_err(TrialError::invalid)?;
-        recipe.check_depth(backbone.arch().depth()).map_err(TrialError::invalid)?;
-        backbone.arch().check_image_size(i64::from(recipe.image_size)).map_err(TrialError::invalid)?;
-        let task = session.task(&recipe.task)?;
-        let classes = i64::from(task.info.classes);
+/// A trial in motion.
+struct Run<'a, 'r> {
+    trial: Trial<'a>,
+    session: &'r mut Session,
+    attendant: &'r mut dyn Attendant,
+    meter: usage::Meter,
+}
 
-        let (rule, momentum) = match recipe.optimizer {
-            recipe::Optimizer::Sgd { momentum } => (Rule::Sgd, momentum),
-            recipe::Optimizer::AdamW { beta1, beta2, eps } => (Rule::AdamW { beta1, beta2, eps }, 0.0),
-        };
-        let member = Member { seed: job.seed, wd: recipe.wd, momentum };
-        let device = session.device();
-        let ensemble = Ensemble::new(
-            backbone.arch(),
-            &recipe.method,
-            recipe.head_init,
-            classes,
-            rule,
-            &[member],
-            Kind::Float,
-            device,
-        );
-        let frozen = Frozen {
-            backbone,
-            identity,
-            normalization: recipe.normalization,
-            entry: ensemble.entry(),
-            device,
-        };
-        let train = session.inputs(recipe, &task, &recipe.split.train, &frozen)?;
-        let eval = session.inputs(recipe, &task, &recipe.split.eval, &frozen)?;
-        Ok(Trial { job, frozen, train, eval, ensemble, state: State::default(), classes })
+impl Run<'_, '_> {
+    fn phases(&mut self) -> Result<Flow, TrialError> {
+        let phases = phases(&self.trial.job.recipe);
+        while let Some(phase) = phases.get(self.trial.at.phase) {
+            let flow = match *phase {
+                Phase::Train { epochs } => self.train(epochs)?,
+                Phase::Test => self.test()?,
+            };
+            if flow == Flow::Left {
+                return Ok(flow);
+            }
+            let at = &mut self.trial.at;
+            (at.phase, at.epoch, at.step, at.loss) = (at.phase + 1, 0, 0, 0.0);
+        }
+        Ok(Flow::Done)
     }
 
-    /// Trainable parameters, and their percentage of backbone + tuned (VPT, appendix).
-    fn figures(&self) -> Metrics {
-        let trainable = self.ensemble.trainable() as f64;
-        let frozen = self.frozen.backbone.arch().parameters() as f64;
-        Metrics::from([
-            ("params/trainable".to_owned(), trainable),
-            ("params/percent".to_owned(), 100.0 * trainable / (frozen + trainable)),
-        ])
-    }
-
-    fn train(&mut self, epochs: u32, on_epoch: &mut dyn FnMut(u32, &Metrics)) -> Result<Metrics, TrialError> {
-        let (mut metrics, mut seconds) = (Metrics::new(), 0.0);
-        while self.state.epoch < epochs {
-            let lr = self.job.recipe.lr * factor(self.job.recipe.schedule, self.state.epoch, epochs);
-            let clock = Instant::now();
-            let loss = self.train_epoch(lr);
-            seconds += clock.elapsed().as_secs_f64();
-            self.state.epoch += 1;
-            check_finite("training", loss, self.state.epoch)?;
-            metrics = self.score(&self.eval, "val");
-            check_finite("validation", metrics["val/loss"], self.state.epoch)?;
+    fn train(&mut self, epochs: u32) -> Result<Flow, TrialError> {
+        let (mut images, clock, mut evaluating) = (0, Instant::now(), 0.0);
+        while self.trial.at.epoch < epochs {
+            let epoch = self.trial.at.epoch;
+            let lr = self.trial.job.recipe.lr * factor(self.trial.job.recipe.schedule, epoch, epochs);
+            let Some(seen) = self.train_epoch(lr) else { return Ok(Flow::Left) };
+            images += seen;
+            let seconds = clock.elapsed().as_secs_f64() - evaluating;
+            let loss = self.trial.at.loss / self.trial.train.len() as f64;
+            check_finite("training", loss, epoch + 1)?;
+            let begun = Instant::now();
+            let Some(mut metrics) = self.trial.score(&self.trial.eval, "val", self.attendant) else {
+                self.checkpoint();
+                return Ok(Flow::Left);
+            };
+            evaluating += begun.elapsed().as_secs_f64();
+            check_finite("validation", metrics["val/loss"], epoch + 1)?;
             metrics.insert("train/loss".to_owned(), loss);
-            let images = self.train.len() as f64 * f64::from(self.state.epoch);
-            metrics.insert("images_per_second".to_owned(), images / seconds);
-            on_epoch(self.state.epoch, &metrics);
+            if images > 0 {
+                metrics.insert("images_per_second".to_owned(), images as f64 / seconds);
+            }
+            let at = &mut self.trial.at;
+            (at.epoch, at.step, at.loss) = (epoch + 1, 0, 0.0);
+            at.epochs.push(metrics.clone());
+            self.attendant.epoch(at.epochs.len() as u32, &metrics);
+            at.metrics.extend(metrics);
         }
-        Ok(metrics)
+        Ok(Flow::Done)
     }
 
-    /// One pass over the training images in a new random order; returns the mean loss over images.
-    fn train_epoch(&mut self, lr: f64) -> f64 {
-        let n = self.train.len();
-        let order = seeded(stream(self.job.seed, "order", u64::from(self.state.epoch)), || {
-            Tensor::randperm(n, (Kind::Int64, Device::Cpu))
-        });
-        let mut total = Tensor::zeros([], (Kind::Double, self.frozen.device));
-        for index in order.split(i64::from(self.job.recipe.batch_size), 0) {
-            let (x, labels) = self.train.batch(&index);
-            let losses = self.ensemble.train_step(&self.frozen.backbone, x, &labels.unsqueeze(0), &[lr]);
-            total += losses.get(0).to_kind(Kind::Double) * index.size()[0] as f64;
+    /// The steps that are left of a pass over the training images in a random order, and how many images they saw. `None`:
+    /// the run is to leave, and a checkpoint is written.
+    fn train_epoch(&mut self, lr: f64) -> Option<i64> {
+        let n = self.trial.train.len();
+        let (seed, epoch) = (self.trial.job.seed, self.trial.order());
+        let order = seeded(stream(seed, "order", epoch), || Tensor::randperm(n, (Kind::Int64, Device::Cpu)));
+        let done = self.trial.at.step;
+        let mut total =
+            Tensor::from(self.trial.at.loss).to_kind(Kind::Double).to_device(self.trial.frozen.device);
+        let mut seen = 0;
+        for index in order.split(i64::from(self.trial.job.recipe.batch_size), 0).iter().skip(done as usize) {
+            if self.attendant.is_leaving() || self.attendant.is_checkpoint_due() {
+                self.trial.at.loss = total.double_value(&[]);
+                self.checkpoint();
+                if self.attendant.is_leaving() {
+                    return None;
+                }
+            }
+            total += self.trial.step(index, lr);
+            self.trial.at.step += 1;
+            seen += index.size()[0];
         }
-        total.double_value(&[]) / n as f64
+        self.trial.at.loss = total.double_value(&[]);
+        Some(seen)
     }
 
-    fn score(&self, inputs: &Inputs, prefix: &str) -> Metrics {
-        let mut scores = Scores::new(1, self.classes, &self.ensemble.params()[0].value);
-        for (x, labels) in inputs.in_order() {
-            scores.add(&self.ensemble.evaluate(&self.frozen.backbone, &x), &labels);
-        }
-        scores.of(0, prefix)
-    }
-
-    fn test(&self, session: &mut Session) -> Result<Metrics, TrialError> {
-        let recipe = &self.job.recipe;
-        let Some(split) = &recipe.split.test else { return Ok(Metrics::new()) };
-        let task = session.task(&recipe.task)?;
-        let inputs = session.inputs(recipe, &task, split, &self.frozen)?;
-        let metrics = self.score(&inputs, "test");
+    fn test(&mut self) -> Result<Flow, TrialError> {
+        let recipe = &self.trial.job.recipe;
+        let Some(split) = &recipe.split.test else { return Ok(Flow::Done) };
+        let task = self.session.task(&recipe.task)?;
+        let inputs = self.session.inputs(recipe, &task, split, &self.trial.frozen)?;
+        let Some(metrics) = self.trial.score(&inputs, "test", self.attendant) else {
+            self.checkpoint();
+            return Ok(Flow::Left);
+        };
         check_finite("test", metrics["test/loss"], recipe.epochs)?;
-        Ok(metrics)
+        self.trial.at.metrics.extend(metrics);
+        Ok(Flow::Done)
+    }
+
+    /// Gives the attendant a checkpoint of here and now.
+    fn checkpoint(&mut self) {
+        let mut at = self.trial.at.clone();
+        at.steps = self.trial.ensemble.optimizer().steps();
+        at.spent = self.spent();
+        match checkpoint::write(&self.trial.fingerprint, &at, &self.trial.ensemble) {
+            Ok(bytes) => self.attendant.checkpoint(bytes, at.epochs.len() as u32),
+            Err(error) => self.attendant.note(&format!("no checkpoint: {}", chain(&error))),
+        }
+    }
+
+    /// Seconds of this attempt and those before it.
+    fn spent(&self) -> Metrics {
+        let mut spent = self.meter.seconds(self.session.device());
+        for (name, before) in &self.trial.at.spent {
+            *spent.entry(name.clone()).or_default() += before;
+        }
+        spent
+    }
+
+    fn finish(self) -> Tuned {
+        let mut metrics = self.trial.figures();
+        metrics.extend(self.spent());
+        metrics.extend(self.trial.at.metrics.clone());
+        metrics.extend(usage::peak_memory());
+        Tuned::of(self.trial.job, &self.trial.frozen.sha256, &self.trial.ensemble, &metrics)
     }
 }
 

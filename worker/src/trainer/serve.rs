@@ -3,14 +3,21 @@
 use std::fs::File;
 use std::io::{BufRead, Write};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use sweeps::recipe::Recipe;
 
+use super::attendant::Attendant;
 use super::device;
-use super::error::TrialError;
-use super::run::{Job, run};
+use super::error::{TrialError, chain};
+use super::run::{Job, Metrics, Outcome, run};
 use super::session::Session;
-use crate::protocol::{FromTrainer, ToTrainer};
+use super::tuned::Tuned;
+use crate::artifacts::{Artifacts, Place};
+use crate::protocol::{FailureClass, FromTrainer, ToTrainer};
 
 /// The trainer's side of the pipe.
 #[derive(Debug)]
@@ -33,27 +40,133 @@ impl Pipe {
 }
 
 /// Serves runs until stdin closes.
-pub fn serve(session: &mut Session, mut pipe: Pipe) -> std::io::Result<()> {
+pub fn serve(session: &mut Session, artifacts: &Artifacts, mut pipe: Pipe) -> std::io::Result<()> {
     pipe.send(&FromTrainer::Ready { device: device::name(session.device()) })?;
-    for line in std::io::stdin().lock().lines() {
-        let ToTrainer::Run { trial, attempt, recipe, seed } =
-            serde_json::from_str(&line?).map_err(std::io::Error::other)?;
-        let mut lost = None;
-        let outcome =
-            Recipe::from_json(&recipe.to_string()).map_err(TrialError::invalid).and_then(|recipe| {
-                run(&Job { recipe, seed }, session, &mut |epoch, metrics| {
-                    let news = FromTrainer::Epoch { trial, attempt, epoch, metrics: metrics.clone() };
-                    lost = lost.take().or(pipe.send(&news).err());
-                })
-            });
-        if let Some(error) = lost {
+    let leaving = Arc::new(AtomicBool::new(false));
+    for order in orders(&leaving) {
+        let ToTrainer::Run { sweep, trial, attempt, recipe, seed, from, checkpoint_every_ms } = order? else {
+            continue; // there is no run to end: that of the order before has just ended by itself
+        };
+        let recipe = Recipe::from_json(&recipe.to_string()).map_err(TrialError::invalid);
+        let mut agent = Agent {
+            pipe: &mut pipe,
+            artifacts,
+            place: Place { sweep, trial, attempt },
+            leaving: &leaving,
+            every: (checkpoint_every_ms > 0).then(|| Duration::from_millis(checkpoint_every_ms)),
+            last: Instant::now(),
+            lost: None,
+        };
+        let from = from.and_then(|url| agent.fetch(&url));
+        let outcome = recipe
+            .and_then(|recipe| run(&Job { recipe, seed }, from.as_deref(), session, &mut agent))
+            .and_then(|outcome| agent.keep(outcome));
+        if let Some(error) = agent.lost {
             return Err(error); // the agent is gone
         }
-        let news = match outcome {
-            Ok(metrics) => FromTrainer::Done { trial, attempt, metrics },
+        pipe.send(&match outcome {
+            Ok(news) => news,
             Err(TrialError { class, message }) => FromTrainer::Failed { trial, attempt, class, message },
-        };
-        pipe.send(&news)?;
+        })?;
     }
     Ok(())
+}
+
+/// What the agent says, a line each. `Leave` is heard at once, also in the middle of a run.
+fn orders(leaving: &Arc<AtomicBool>) -> mpsc::IntoIter<std::io::Result<ToTrainer>> {
+    let (sender, orders) = mpsc::channel();
+    let leaving = Arc::clone(leaving);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let order = line.and_then(|line| serde_json::from_str(&line).map_err(std::io::Error::other));
+            if matches!(order, Ok(ToTrainer::Leave)) {
+                leaving.store(true, Ordering::Relaxed);
+            }
+            if sender.send(order).is_err() {
+                return;
+            }
+        }
+    });
+    orders.into_iter()
+}
+
+/// The agent, as a run sees it.
+struct Agent<'a> {
+    pipe: &'a mut Pipe,
+    artifacts: &'a Artifacts,
+    place: Place,
+    leaving: &'a AtomicBool,
+    every: Option<Duration>,
+    /// The latest checkpoint, or the start.
+    last: Instant,
+    /// Why the agent can be told nothing any more.
+    lost: Option<std::io::Error>,
+}
+
+impl Agent<'_> {
+    fn tell(&mut self, news: &FromTrainer) {
+        self.lost = self.lost.take().or(self.pipe.send(news).err());
+    }
+
+    /// A checkpoint that cannot be had costs the work that is in it, not the trial.
+    fn fetch(&mut self, url: &str) -> Option<Vec<u8>> {
+        let problem = match self.artifacts.get(url) {
+            Ok(bytes) => return Some(bytes),
+            Err(error) => chain(&error),
+        };
+        self.note(&format!("the checkpoint cannot be had, beginning anew: {problem}"));
+        None
+    }
+
+    /// Puts what was tuned in its place, and says how the run ended.
+    fn keep(&mut self, outcome: Outcome) -> Result<FromTrainer, TrialError> {
+        let Place { trial, attempt, .. } = self.place;
+        let tuned = match outcome {
+            Outcome::Left => return Ok(FromTrainer::Left { trial, attempt }),
+            Outcome::Finished(tuned) => tuned,
+        };
+        let metrics = tuned.metrics.clone();
+        let artifact = self.put(*tuned).map_err(|error| {
+            let message = format!("the tuned tensors cannot be kept: {}", chain(error.as_ref()));
+            TrialError::new(FailureClass::BadNode, message)
+        })?;
+        Ok(FromTrainer::Done { trial, attempt, metrics, artifact: Some(artifact) })
+    }
+
+    fn put(&self, tuned: Tuned) -> Result<String, Box<dyn std::error::Error>> {
+        let Place { sweep, trial, attempt } = &self.place;
+        let notes =
+            [("sweep", sweep.clone()), ("trial", trial.to_string()), ("attempt", attempt.to_string())];
+        Ok(self.artifacts.put(&self.place.tuned(), tuned.encode(&notes)?)?)
+    }
+}
+
+impl Attendant for Agent<'_> {
+    fn note(&mut self, message: &str) {
+        self.tell(&FromTrainer::Note { message: message.to_owned() });
+    }
+
+    fn epoch(&mut self, epoch: u32, metrics: &Metrics) {
+        let Place { trial, attempt, .. } = self.place;
+        self.tell(&FromTrainer::Epoch { trial, attempt, epoch, metrics: metrics.clone() });
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        self.every.is_some_and(|every| self.last.elapsed() >= every)
+    }
+
+    fn checkpoint(&mut self, bytes: Vec<u8>, _epoch: u32) {
+        self.last = Instant::now();
+        match self.artifacts.put(&self.place.checkpoint(), bytes) {
+            Ok(url) => {
+                let Place { trial, attempt, .. } = self.place;
+                self.tell(&FromTrainer::Kept { trial, attempt, url });
+            }
+            Err(error) => self.note(&format!("no checkpoint: {}", chain(&error))),
+        }
+    }
 }

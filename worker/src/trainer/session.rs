@@ -59,14 +59,15 @@ impl Session {
         Ok(self.home.task(name)?)
     }
 
-    /// A backbone and what identifies it, loaded once; its file must be the one that the sidecar names by sha256.
-    pub(super) fn backbone(&mut self, name: &str) -> Result<(Rc<Backbone>, String), TrialError> {
+    /// A backbone, what identifies it as it is read, and its file's sha256. It is loaded once; its file must be the one
+    /// that the sidecar names.
+    pub(super) fn backbone(&mut self, name: &str) -> Result<(Rc<Backbone>, String, String), TrialError> {
         let entry = self.home.backbone(name)?;
         let want = entry.sidecar.sha256;
         // The same file may be read in two ways, with another pooling for example.
         let identity = format!("{want} {:?}", entry.sidecar.arch);
         if let Some(backbone) = self.backbones.get(&identity) {
-            return Ok((backbone, identity));
+            return Ok((backbone, identity, want));
         }
         let found = sha256(&entry.path).map_err(|e| {
             TrialError::new(FailureClass::BadNode, format!("failed to read {}: {e}", entry.path.display()))
@@ -81,7 +82,7 @@ impl Session {
         let arch = entry.sidecar.arch;
         let weights = Weights::read(&entry.path, &arch, Kind::Float, self.device)?;
         let bytes = arch.parameters() * 4;
-        Ok((self.backbones.put(identity.clone(), Backbone::new(arch, weights), bytes), identity))
+        Ok((self.backbones.put(identity.clone(), Backbone::new(arch, weights), bytes), identity, want))
     }
 
     /// A split of the recipe's task, its prefix computed if it is small enough to keep.

@@ -7,7 +7,7 @@ use tch::Device;
 
 use super::run::Metrics;
 
-/// Started before a run, read after it.
+/// Started before a run, read in it and after it.
 #[derive(Debug)]
 pub(super) struct Meter {
     wall: Instant,
@@ -22,19 +22,20 @@ impl Meter {
     }
 
     /// `seconds/wall`; `seconds/cpu` (user + system of this process) or, on a GPU, `seconds/gpu` (how long the run held
-    /// it); `memory/peak_mib` (resident host memory).
-    pub(super) fn read(&self, device: Device) -> Metrics {
+    /// it).
+    pub(super) fn seconds(&self, device: Device) -> Metrics {
         let wall = self.wall.elapsed().as_secs_f64();
-        let mut metrics = Metrics::from([("seconds/wall".to_owned(), wall)]);
-        match device {
-            Device::Cpu => metrics.insert("seconds/cpu".to_owned(), cpu_seconds() - self.cpu),
-            _ => metrics.insert("seconds/gpu".to_owned(), wall),
+        let held = match device {
+            Device::Cpu => ("seconds/cpu".to_owned(), cpu_seconds() - self.cpu),
+            _ => ("seconds/gpu".to_owned(), wall),
         };
-        if let Some(peak) = peak_mib() {
-            metrics.insert("memory/peak_mib".to_owned(), peak);
-        }
-        metrics
+        Metrics::from([("seconds/wall".to_owned(), wall), held])
     }
+}
+
+/// `memory/peak_mib` (resident host memory), where the kernel says it.
+pub(super) fn peak_memory() -> Option<(String, f64)> {
+    peak_mib().map(|peak| ("memory/peak_mib".to_owned(), peak))
 }
 
 fn cpu_seconds() -> f64 {

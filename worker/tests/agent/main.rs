@@ -39,6 +39,7 @@ fn config(server: &str, trainer: TrainerCommand) -> Config {
         trainers: vec![trainer],
         capabilities: Capabilities { methods: vec!["linear".into()], ..Default::default() },
         leave_within: PATIENCE,
+        lifetime: None,
     }
 }
 

@@ -37,7 +37,9 @@ impl Cluster {
         command
             .args(["start", "--name", name, "--device", "cpu", "--threads", "1", "--server", &self.server()])
             .arg("--home")
-            .arg(home());
+            .arg(home())
+            .arg("--artifacts")
+            .arg(self.folder.path().join("artifacts"));
         let log = std::fs::File::create(self.folder.path().join(format!("{name}.log"))).expect("a log");
         self.workers.push(command.stderr(log).stdout(Stdio::null()).spawn().expect("worker starts"));
         self.workers.len() - 1
@@ -46,6 +48,26 @@ impl Cluster {
     pub(crate) fn kill_worker(&mut self, number: usize) {
         self.workers[number].kill().expect("the worker is killed");
         self.workers[number].wait().expect("the worker is gone");
+    }
+
+    /// Sends the signal and waits for the worker to go; whether it went by itself.
+    pub(crate) fn leave(&mut self, number: usize, signal: Signal) -> bool {
+        let worker = &mut self.workers[number];
+        send(Pid::from_raw(worker.id() as i32), signal).expect("the worker is there");
+        worker.wait().expect("the worker is gone").success()
+    }
+
+    pub(crate) fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(format!("{name}.log"))).expect("a log")
+    }
+
+    /// Until something is so.
+    pub(crate) fn wait(&self, is_so: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < PATIENCE, "it does not come to be");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// The process of a worker's trainer.
@@ -114,6 +136,18 @@ impl Cluster {
 
     /// `worker train` on the file's text; returns the final metrics.
     pub(crate) fn train(&self, file: &str) -> Value {
+        let text = self.run_trial(file, &[]);
+        json(text.lines().last().expect("a last line"))["final"].clone()
+    }
+
+    /// `worker train` on the file's text; returns the path of what it has tuned.
+    pub(crate) fn train_to(&self, file: &str, name: &str) -> String {
+        let path = self.folder.path().join(name).to_str().expect("UTF-8").to_owned();
+        self.run_trial(file, &["--artifact", &path]);
+        path
+    }
+
+    fn run_trial(&self, file: &str, args: &[&str]) -> String {
         let path = self.folder.path().join("trial.json");
         std::fs::File::create(&path)
             .and_then(|mut f| f.write_all(file.as_bytes()))
@@ -122,11 +156,16 @@ impl Cluster {
         command
             .args(["train", "--device", "cpu", "--threads", "1", "--output", "json", "--home"])
             .arg(home())
+            .args(args)
             .arg(&path);
         let output = command.output().expect("worker runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
-        json(text.lines().last().expect("a last line"))["final"].clone()
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// The folder of the workers' artifacts.
+    pub(crate) fn artifacts(&self) -> String {
+        self.folder.path().join("artifacts").to_str().expect("UTF-8").to_owned()
     }
 
     fn server(&self) -> String {

@@ -2,10 +2,15 @@
 //!
 //! `make test` builds `coordinator` and `sweep` first; this package's tests find them beside `worker`.
 
+mod artifacts;
 mod cluster;
 mod home;
+mod resume;
+
+use std::collections::BTreeMap;
 
 use cluster::{Cluster, json, kill};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// Four trials of a few seconds each.
@@ -88,6 +93,47 @@ fn a_killed_trainer_and_a_killed_coordinator_lose_nothing() {
 }
 
 #[test]
+fn a_drained_trial_goes_on_elsewhere_to_the_same_result() {
+    let mut cluster = Cluster::start(&[]);
+    let first = cluster.worker("first");
+    cluster.submit(&SWEEP.replace("seeds: [0, 1]", "seeds: [0]").replace("[0.01, 0.02]", "[0.01]"));
+    let event = cluster.wait_for("reported");
+    assert!(cluster.leave(first, Signal::SIGTERM), "the worker leaves in good order");
+    let id = event["trial"].to_string();
+    let checkpoint = json(&cluster.sweep(&["trial", &id, "--output", "json"]))["checkpoint"].clone();
+    assert!(
+        checkpoint.as_str().is_some_and(|url| url.ends_with("attempt-1.checkpoint.safetensors")),
+        "{checkpoint}"
+    );
+    cluster.worker("second");
+    cluster.watch_to_the_end();
+
+    let trial = trials(&cluster).remove(0);
+    let attempts = attempts(&cluster, &trial);
+    assert_eq!((&attempts[0]["end"], &attempts[1]["end"]), (&"drained".into(), &"succeeded".into()));
+    assert!(cluster.log("second").contains("going on from a checkpoint"));
+    assert_eq!(scores(&trial["metrics"]), scores(&cluster.train(&cluster.sweep(&["capture", &id]))));
+}
+
+#[test]
+fn a_killed_trial_goes_on_from_its_last_checkpoint() {
+    let mut cluster = Cluster::start(&["--lease-ttl", "2s", "--lease-grace", "500ms"]);
+    let first = cluster.worker("first");
+    let file = SWEEP.replace("seeds: [0, 1]", "seeds: [0]").replace("[0.01, 0.02]", "[0.01]");
+    cluster.submit(&format!("{}checkpoint: {{every: 1s}}\n", file.replace("epochs: 100", "epochs: 400")));
+    let event = cluster.wait_for("reported");
+    let id = event["trial"].to_string();
+    cluster.wait(|| json(&cluster.sweep(&["trial", &id, "--output", "json"]))["checkpoint"].is_string());
+    cluster.kill_worker(first);
+    cluster.worker("second");
+    cluster.watch_to_the_end();
+    let trial = trials(&cluster).remove(0);
+    assert_eq!(trial["attempt"], 2);
+    assert!(cluster.log("second").contains("going on from a checkpoint"));
+    assert_eq!(scores(&trial["metrics"]), scores(&cluster.train(&cluster.sweep(&["capture", &id]))));
+}
+
+#[test]
 fn a_captured_trial_gives_the_same_bits_again() {
     let mut cluster = Cluster::start(&[]);
     cluster.worker("only");
@@ -97,15 +143,16 @@ fn a_captured_trial_gives_the_same_bits_again() {
     let trial = &trials[2];
     let file = cluster.sweep(&["capture", &trial["id"].to_string()]);
     let again = cluster.train(&file);
-    let recorded = trial["metrics"].as_object().expect("metrics");
-    let scores: Vec<&String> = recorded
-        .keys()
-        .filter(|k| ["train/", "val/", "test/", "params/"].iter().any(|p| k.starts_with(p)))
-        .collect();
-    assert!(scores.len() >= 11, "{scores:?}");
-    for name in scores {
-        assert_eq!(recorded[name], again[name], "{name}");
-    }
+    assert!(scores(&trial["metrics"]).len() >= 11, "{trial}");
+    assert_eq!(scores(&trial["metrics"]), scores(&again));
+}
+
+/// The metrics that are the same wherever and whenever a trial runs.
+fn scores(metrics: &Value) -> BTreeMap<String, f64> {
+    let kinds = ["train/", "val/", "test/", "params/"];
+    let all = metrics.as_object().expect("metrics").iter();
+    let kept = all.filter(|(name, _)| kinds.iter().any(|kind| name.starts_with(kind)));
+    kept.map(|(name, value)| (name.clone(), value.as_f64().expect("a number"))).collect()
 }
 
 #[test]

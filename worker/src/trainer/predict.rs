@@ -1,0 +1,100 @@
+//! What a tuned artifact says about images that it has never seen.
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use super::ensemble::{Ensemble, Member};
+use super::error::{TrialError, chain};
+use super::inputs::{CHUNK, Frozen};
+use super::optim::Rule;
+use super::session::Session;
+use super::tuned::{Tuned, TunedError};
+use crate::data;
+use crate::protocol::FailureClass;
+
+/// The classes of one image, by an artifact.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// Relative to the folder.
+    pub file: String,
+    /// The most probable class.
+    pub class: usize,
+    /// Of each class; they sum to one.
+    pub probabilities: Vec<f32>,
+}
+
+/// Predicts every JPEG and PNG below a folder, in the order of their names, a chunk at a time.
+///
+/// # Errors
+/// An artifact that was tuned on another backbone or does not fit its own recipe, and the first image that cannot be
+/// read. What `each` answers ends the run too.
+pub fn predict<E: From<TrialError>>(
+    tuned: &Tuned,
+    folder: &Path,
+    session: &mut Session,
+    mut each: impl FnMut(&[Prediction]) -> Result<(), E>,
+) -> Result<(), E> {
+    let (ensemble, frozen) = prepare(tuned, session)?;
+    let recipe = &tuned.recipe;
+    let files = data::images_below(folder).map_err(TrialError::from)?;
+    for files in files.chunks(CHUNK as usize) {
+        let images: Vec<Tensor> = files
+            .iter()
+            .map(|file| data::image(folder, file, recipe.preprocessing, i64::from(recipe.image_size)))
+            .collect::<Result<_, _>>()
+            .map_err(|error| E::from(TrialError::new(FailureClass::BadData, chain(&error))))?;
+        let x = frozen.entering(&Tensor::stack(&images, 0));
+        let logits = ensemble.evaluate(&frozen.backbone, &x).get(0); // [B, C]
+        let probabilities = logits.softmax(-1, Kind::Float).to_device(Device::Cpu);
+        let predictions: Vec<Prediction> =
+            (0..).zip(files).map(|(i, file)| one(file, &probabilities.get(i))).collect();
+        each(&predictions)?;
+    }
+    Ok(())
+}
+
+/// `probabilities`: `[C]` on the CPU.
+fn one(file: &str, probabilities: &Tensor) -> Prediction {
+    let class = usize::try_from(probabilities.argmax(0, false).int64_value(&[])).unwrap_or(0);
+    let probabilities = Vec::<f32>::try_from(probabilities).expect("a vector of floats");
+    Prediction { file: file.to_owned(), class, probabilities }
+}
+
+/// An ensemble of one that holds the artifact's tensors, and the backbone that they were tuned on.
+fn prepare(tuned: &Tuned, session: &mut Session) -> Result<(Ensemble, Frozen), TrialError> {
+    let recipe = &tuned.recipe;
+    let (backbone, identity, sha256) = session.backbone(&recipe.backbone)?;
+    if sha256 != tuned.backbone_sha256 {
+        return Err(TrialError::invalid(TunedError::Backbone {
+            backbone: recipe.backbone.clone(),
+            tuned_on: tuned.backbone_sha256.clone(),
+            here: sha256,
+        }));
+    }
+    recipe.check_family(backbone.arch().family()).map_err(TrialError::invalid)?;
+    recipe.check_depth(backbone.arch().depth()).map_err(TrialError::invalid)?;
+    backbone.arch().check_image_size(i64::from(recipe.image_size)).map_err(TrialError::invalid)?;
+    let member = Member { seed: tuned.seed, wd: 0.0, momentum: 0.0 };
+    let device = session.device();
+    let ensemble = Ensemble::new(
+        backbone.arch(),
+        &recipe.method,
+        recipe.head_init,
+        tuned.classes().map_err(TrialError::invalid)?,
+        Rule::Sgd,
+        &[member],
+        Kind::Float,
+        device,
+    );
+    tuned.give_to(&ensemble).map_err(TrialError::invalid)?;
+    let frozen = Frozen {
+        backbone,
+        identity,
+        sha256,
+        normalization: recipe.normalization,
+        entry: ensemble.entry(),
+        device,
+    };
+    Ok((ensemble, frozen))
+}

@@ -1,0 +1,109 @@
+//! A trial with its assets at hand: what every phase works on.
+
+use sweeps::recipe;
+use tch::{Kind, Tensor};
+
+use super::attendant::Attendant;
+use super::checkpoint::{self, CheckpointError, Position};
+use super::ensemble::{Ensemble, Member};
+use super::error::TrialError;
+use super::inputs::{Frozen, Inputs};
+use super::metrics::Scores;
+use super::optim::Rule;
+use super::run::{Job, Metrics};
+use super::session::Session;
+
+pub(super) struct Trial<'a> {
+    pub job: &'a Job,
+    pub frozen: Frozen,
+    pub train: Inputs,
+    pub eval: Inputs,
+    pub ensemble: Ensemble,
+    pub at: Position,
+    /// What its checkpoints are told apart by.
+    pub fingerprint: String,
+    classes: i64,
+}
+
+impl<'a> Trial<'a> {
+    pub(super) fn prepare(job: &'a Job, session: &mut Session) -> Result<Trial<'a>, TrialError> {
+        let recipe = &job.recipe;
+        let (backbone, identity, sha256) = session.backbone(&recipe.backbone)?;
+        recipe.check_family(backbone.arch().family()).map_err(TrialError::invalid)?;
+        recipe.check_depth(backbone.arch().depth()).map_err(TrialError::invalid)?;
+        backbone.arch().check_image_size(i64::from(recipe.image_size)).map_err(TrialError::invalid)?;
+        let task = session.task(&recipe.task)?;
+        let classes = i64::from(task.info.classes);
+
+        let (rule, momentum) = match recipe.optimizer {
+            recipe::Optimizer::Sgd { momentum } => (Rule::Sgd, momentum),
+            recipe::Optimizer::AdamW { beta1, beta2, eps } => (Rule::AdamW { beta1, beta2, eps }, 0.0),
+        };
+        let member = Member { seed: job.seed, wd: recipe.wd, momentum };
+        let device = session.device();
+        let ensemble = Ensemble::new(
+            backbone.arch(),
+            &recipe.method,
+            recipe.head_init,
+            classes,
+            rule,
+            &[member],
+            Kind::Float,
+            device,
+        );
+        let frozen = Frozen {
+            backbone,
+            identity,
+            sha256,
+            normalization: recipe.normalization,
+            entry: ensemble.entry(),
+            device,
+        };
+        let train = session.inputs(recipe, &task, &recipe.split.train, &frozen)?;
+        let eval = session.inputs(recipe, &task, &recipe.split.eval, &frozen)?;
+        let fingerprint = checkpoint::fingerprint(job, &frozen.identity, &train.split.sha256);
+        Ok(Trial { job, frozen, train, eval, ensemble, at: Position::default(), fingerprint, classes })
+    }
+
+    /// Goes to where a checkpoint was written. After an error the trial is in no state that can be used.
+    pub(super) fn restore(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
+        let (position, contents) = checkpoint::read(&self.fingerprint, bytes)?;
+        checkpoint::restore(&mut self.ensemble, &position, &contents)?;
+        self.at = position;
+        Ok(())
+    }
+
+    /// Trainable parameters, and their percentage of backbone + tuned (VPT, appendix).
+    pub(super) fn figures(&self) -> Metrics {
+        let trainable = self.ensemble.trainable() as f64;
+        let frozen = self.frozen.backbone.arch().parameters() as f64;
+        Metrics::from([
+            ("params/trainable".to_owned(), trainable),
+            ("params/percent".to_owned(), 100.0 * trainable / (frozen + trainable)),
+        ])
+    }
+
+    /// Which order of the images the epoch takes.
+    pub(super) fn order(&self) -> u64 {
+        self.at.epochs.len() as u64
+    }
+
+    /// One training step on the images at `index`; the sum of their losses before it, float64 on the device.
+    pub(super) fn step(&mut self, index: &Tensor, lr: f64) -> Tensor {
+        let (x, labels) = self.train.batch(index);
+        let losses = self.ensemble.train_step(&self.frozen.backbone, x, &labels.unsqueeze(0), &[lr]);
+        losses.get(0).to_kind(Kind::Double) * index.size()[0] as f64
+    }
+
+    /// Scores of a split. `None`: the run is to leave.
+    pub(super) fn score(&self, inputs: &Inputs, prefix: &str, attendant: &dyn Attendant) -> Option<Metrics> {
+        let mut scores = Scores::new(1, self.classes, &self.ensemble.params()[0].value);
+        for (x, labels) in inputs.in_order() {
+            if attendant.is_leaving() {
+                return None;
+            }
+            scores.add(&self.ensemble.evaluate(&self.frozen.backbone, &x), &labels);
+        }
+        Some(scores.of(0, prefix))
+    }
+}

@@ -1,0 +1,113 @@
+//! What a trial has tuned, as an artifact: its tensors without the member axis, and everything that it takes to use them.
+
+use std::collections::BTreeMap;
+
+use sweeps::recipe::{Recipe, RecipeError};
+use tch::Tensor;
+
+use super::ensemble::Ensemble;
+use super::run::{Job, Metrics};
+use crate::artifacts::{Contents, FileError};
+
+const FORMAT: &str = "promptsweep artifact 1";
+
+/// The tuned tensors of one trial.
+#[derive(Debug)]
+pub struct Tuned {
+    pub recipe: Recipe,
+    pub seed: i64,
+    /// Of the backbone's file.
+    pub backbone_sha256: String,
+    pub metrics: Metrics,
+    /// By canonical name, float32 on the CPU: `prompt [n, P, D]`, `head.weight [C, D]`, …
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+/// A file that holds no tuned tensors that can be used here.
+#[derive(Debug, thiserror::Error)]
+pub enum TunedError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("its recipe is not one that this version reads")]
+    Recipe(#[from] RecipeError),
+    #[error("its metrics cannot be read")]
+    Metrics(#[from] serde_json::Error),
+    #[error(
+        "it was tuned on `{backbone}` with sha256 {tuned_on}, but `{backbone}` here has {here}: import the weights that it was tuned on"
+    )]
+    Backbone { backbone: String, tuned_on: String, here: String },
+    #[error("its tensor `{name}` is missing or has another shape than its recipe says")]
+    Tensor { name: String },
+}
+
+impl Tuned {
+    /// The tensors of the only member of an ensemble.
+    pub fn of(job: &Job, backbone_sha256: &str, ensemble: &Ensemble, metrics: &Metrics) -> Tuned {
+        let own = |tensor: &Tensor| tensor.get(0).detach().copy();
+        Tuned {
+            recipe: job.recipe.clone(),
+            seed: job.seed,
+            backbone_sha256: backbone_sha256.to_owned(),
+            metrics: metrics.clone(),
+            tensors: ensemble
+                .params()
+                .iter()
+                .map(|param| (param.name.to_owned(), own(&param.value)))
+                .collect(),
+        }
+    }
+
+    /// The file's bytes. `notes` are further metadata: who made it, as which attempt.
+    ///
+    /// # Errors
+    /// When a tensor is of a type that cannot be written.
+    pub fn encode(self, notes: &[(&str, String)]) -> Result<Vec<u8>, TunedError> {
+        let said = [
+            ("recipe", self.recipe.to_json()),
+            ("seed", self.seed.to_string()),
+            ("backbone", self.recipe.backbone.clone()),
+            ("backbone_sha256", self.backbone_sha256),
+            ("task", self.recipe.task.clone()),
+            ("method", self.recipe.method.name().to_owned()),
+            ("metrics", serde_json::to_string(&self.metrics)?),
+        ];
+        let metadata = said.into_iter().chain(notes.iter().cloned());
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).collect();
+        Ok(Contents { tensors: self.tensors, metadata }.encode(FORMAT)?)
+    }
+
+    /// # Errors
+    /// Bytes that are no artifact, or one of a recipe that this version does not know.
+    pub fn decode(bytes: &[u8]) -> Result<Tuned, TunedError> {
+        let contents = Contents::decode(bytes, FORMAT)?;
+        Ok(Tuned {
+            recipe: Recipe::from_json(&contents.value::<String>("recipe")?)?,
+            seed: contents.value("seed")?,
+            backbone_sha256: contents.value("backbone_sha256")?,
+            metrics: serde_json::from_str(&contents.value::<String>("metrics")?)?,
+            tensors: contents.tensors,
+        })
+    }
+
+    /// Number of classes of the head.
+    ///
+    /// # Errors
+    /// When there is no head.
+    pub fn classes(&self) -> Result<i64, TunedError> {
+        let bias = self.tensors.get("head.bias").filter(|bias| bias.dim() == 1);
+        bias.map(|bias| bias.size()[0]).ok_or(TunedError::Tensor { name: "head.bias".to_owned() })
+    }
+
+    /// Gives the tensors to every member of an ensemble that was made from the same method.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
+    pub fn give_to(&self, ensemble: &Ensemble) -> Result<(), TunedError> {
+        for param in ensemble.params() {
+            let found = self.tensors.get(param.name).filter(|found| found.size() == param.value.size()[1..]);
+            let found = found.ok_or_else(|| TunedError::Tensor { name: param.name.to_owned() })?;
+            tch::no_grad(|| param.value.shallow_clone().copy_(&found.unsqueeze(0).expand_as(&param.value)));
+        }
+        Ok(())
+    }
+}

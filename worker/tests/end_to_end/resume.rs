@@ -1,0 +1,144 @@
+//! A run that is cut, wherever it is, and goes on from its checkpoint ends in the same bits.
+
+use std::collections::BTreeMap;
+
+use sweeps::recipe::Recipe;
+use worker::home::Home;
+use worker::trainer::{self, Attendant, Job, Metrics, Outcome, Session, Tuned};
+
+use crate::home::home;
+
+/// Two steps an epoch, one chunk of images to validate or test on.
+const BASE: &str = r#""backbone": "tiny", "task": "test/shades", "image_size": 32, "batch_size": 8, "lr": 0.05,
+    "epochs": 3, "split": {"train": "train", "eval": "val", "test": "test"}"#;
+const RECIPES: [&str; 2] = [
+    r#""method": "vpt_deep", "prompt_length": 3, "prompt_dropout": 0.2"#,
+    r#""method": "gated", "prompt_length": 2, "optimizer": "adamw", "wd": 0.1"#,
+];
+
+fn job(method: &str) -> Job {
+    Job { recipe: Recipe::from_json(&format!("{{{BASE}, {method}}}")).expect("a recipe"), seed: 7 }
+}
+
+fn session() -> Session {
+    Session::new(Home::open(home()).expect("a home"), "cpu", 1).expect("a CPU")
+}
+
+/// Lets a run take so many questions, then asks it to leave.
+#[derive(Default)]
+struct Clock {
+    patience: Option<usize>,
+    asked: std::cell::Cell<usize>,
+    epochs: BTreeMap<u32, Metrics>,
+    kept: Option<Vec<u8>>,
+}
+
+impl Clock {
+    fn of(patience: usize) -> Clock {
+        Clock { patience: Some(patience), ..Clock::default() }
+    }
+}
+
+impl Attendant for Clock {
+    fn epoch(&mut self, epoch: u32, metrics: &Metrics) {
+        self.epochs.insert(epoch, exact(metrics));
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.asked.set(self.asked.get() + 1);
+        self.patience.is_some_and(|patience| self.asked.get() > patience)
+    }
+
+    fn checkpoint(&mut self, bytes: Vec<u8>, _epoch: u32) {
+        self.kept = Some(bytes);
+    }
+}
+
+/// What does not depend on the clock on the wall.
+fn exact(metrics: &Metrics) -> Metrics {
+    let costs = ["seconds/", "memory/", "images_per_second"];
+    let exact = metrics.iter().filter(|(name, _)| !costs.iter().any(|cost| name.starts_with(cost)));
+    exact.map(|(name, value)| (name.clone(), *value)).collect()
+}
+
+/// Runs without a cut.
+fn straight(job: &Job, session: &mut Session) -> (Tuned, Clock) {
+    let mut clock = Clock::default();
+    match trainer::run(job, None, session, &mut clock).expect("the run succeeds") {
+        Outcome::Finished(tuned) => (*tuned, clock),
+        Outcome::Left => panic!("nobody asked it to leave"),
+    }
+}
+
+fn assert_same(found: &Tuned, wanted: &Tuned, context: &str) {
+    assert_eq!(exact(&found.metrics), exact(&wanted.metrics), "{context}");
+    assert!(found.tensors.keys().eq(wanted.tensors.keys()), "{context}");
+    for (name, tensor) in &wanted.tensors {
+        assert!(found.tensors[name].equal(tensor), "{context}: {name}");
+    }
+}
+
+#[test]
+fn a_run_cut_anywhere_ends_in_the_same_bits() {
+    let mut session = session();
+    for method in RECIPES {
+        let job = job(method);
+        let (wanted, quiet) = straight(&job, &mut session);
+        let questions = quiet.asked.get();
+        assert!(questions >= 10, "it asks in every step and every evaluation: {questions}");
+        for patience in 0..questions {
+            let mut first = Clock::of(patience);
+            let outcome = trainer::run(&job, None, &mut session, &mut first).expect("it leaves");
+            assert!(matches!(outcome, Outcome::Left), "{method}, cut after {patience}");
+            let kept = first.kept.expect("a checkpoint");
+            let mut second = Clock::default();
+            let outcome = trainer::run(&job, Some(&kept), &mut session, &mut second);
+            let Ok(Outcome::Finished(found)) = outcome else { panic!("{method}, {patience}: {outcome:?}") };
+            assert_same(&found, &wanted, &format!("{method}, cut after {patience}"));
+            assert_eq!(second.epochs, quiet.epochs, "{method}, cut after {patience}");
+            assert!(second.asked.get() <= questions - patience + 2, "{method}: {patience} were not kept");
+        }
+    }
+}
+
+#[test]
+fn a_run_cut_again_and_again_ends_in_the_same_bits() {
+    let (mut session, job) = (session(), job(RECIPES[0]));
+    let (wanted, _) = straight(&job, &mut session);
+    let mut kept: Option<Vec<u8>> = None;
+    for cuts in 0.. {
+        // Each attempt gets one step further.
+        let mut clock = Clock::of(1);
+        match trainer::run(&job, kept.as_deref(), &mut session, &mut clock).expect("it leaves or ends") {
+            Outcome::Left => kept = clock.kept,
+            Outcome::Finished(found) => {
+                assert!(cuts >= 9, "{cuts}");
+                assert_same(&found, &wanted, "cut again and again");
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_damaged_or_of_another_run_costs_its_work_alone() {
+    let (mut session, job) = (session(), job(RECIPES[0]));
+    let (wanted, quiet) = straight(&job, &mut session);
+    let mut clock = Clock::of(5);
+    trainer::run(&job, None, &mut session, &mut clock).expect("it leaves");
+    let good = clock.kept.expect("a checkpoint");
+    let mut flipped = good.clone();
+    let middle = good.len() / 2;
+    flipped[middle] ^= 1;
+    let other = Job { seed: 8, ..job.clone() };
+    let mut clock = Clock::of(5);
+    trainer::run(&other, None, &mut session, &mut clock).expect("it leaves");
+    let foreign = clock.kept.expect("a checkpoint");
+    for bad in [flipped.as_slice(), &good[..good.len() - 1], b"".as_slice(), &foreign] {
+        let mut clock = Clock::default();
+        let outcome = trainer::run(&job, Some(bad), &mut session, &mut clock);
+        let Ok(Outcome::Finished(found)) = outcome else { panic!("{outcome:?}") };
+        assert_same(&found, &wanted, "a bad checkpoint");
+        assert_eq!(clock.asked.get(), quiet.asked.get(), "it begins anew");
+    }
+}
