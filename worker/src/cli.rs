@@ -124,7 +124,7 @@ pub(crate) enum Output {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Import {
-    /// A ViT's weights: safetensors with timm names, or a Google .npz
+    /// Weights of a ViT, Swin, ResNet or ConvNeXt: safetensors, or a Google .npz
     Backbone(ImportBackbone),
     /// A folder of images and label files in the NOAH layout
     Dataset(ImportDataset),
@@ -136,21 +136,21 @@ pub(crate) struct ImportBackbone {
     /// What recipes call it
     #[arg(long)]
     pub(crate) name: String,
-    /// Attention heads [default: width / 64]
+    /// Attention heads of a ViT [default: width / 64]
     #[arg(long)]
     pub(crate) heads: Option<u32>,
-    /// How tokens become a feature: cls, mean_norm or mean_fc_norm
-    #[arg(long, default_value = "cls")]
-    pub(crate) pool: String,
-    /// Epsilon of the layer norms
-    #[arg(long, default_value_t = 1e-6)]
-    pub(crate) eps: f64,
-    /// Side of the image that the position table belongs to [default: from the table's size]
+    /// How a ViT's tokens become a feature: cls, mean_norm or mean_fc_norm [default: cls]
+    #[arg(long)]
+    pub(crate) pool: Option<String>,
+    /// Epsilon of the norms [default: 1e-6 for ViT and ConvNeXt, 1e-5 for Swin and ResNet]
+    #[arg(long)]
+    pub(crate) eps: Option<f64>,
+    /// Side of the image that a ViT's position table belongs to, or that a Swin takes [default: from the table; 224]
     #[arg(long)]
     pub(crate) image_size: Option<u32>,
-    /// How the position table is resized: bicubic or bilinear
-    #[arg(long, default_value = "bicubic")]
-    pub(crate) position_resize: String,
+    /// How a ViT's position table is resized: bicubic or bilinear [default: bicubic]
+    #[arg(long)]
+    pub(crate) position_resize: Option<String>,
     /// Pixel mean and deviation that it was trained with: imagenet or inception
     #[arg(long, default_value = "imagenet")]
     pub(crate) normalisation: String,

@@ -288,10 +288,10 @@ pub(crate) fn import_backbone(args: cli::ImportBackbone) -> anyhow::Result<()> {
     let wish = import::BackboneWish {
         name: args.name,
         heads: args.heads,
-        pool: parse("--pool", &args.pool)?,
-        layer_norm_eps: args.eps,
+        pool: args.pool.map(|pool| parse("--pool", &pool)).transpose()?,
+        eps: args.eps,
         image_size: args.image_size,
-        position_resize: parse("--position-resize", &args.position_resize)?,
+        position_resize: args.position_resize.map(|how| parse("--position-resize", &how)).transpose()?,
         normalisation: import::normalisation(&args.normalisation)?,
         source: args.source,
     };

@@ -1,34 +1,35 @@
-//! Importing a ViT's weights: what the tensors say is inferred, what they do not say is asked for, all is checked.
+//! Importing a backbone's weights: names are brought to ours, what the tensors say is inferred, what they do not say is
+//! asked for, and all is checked.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+use sweeps::recipe::Family;
 
-use super::{ImportError, npz, read_failed, sha256, write_at_once};
+use super::infer::infer;
+use super::tensors::Tensors;
+use super::{ImportError, names, npz, read_failed, sha256, write_at_once};
 use crate::backbone::Arch;
 use crate::home::{BackboneEntry, Home, HomeError, Normalisation, Sidecar};
-use crate::vit::{self, Pool, PositionResize};
+use crate::vit::{Pool, PositionResize};
 
-/// What the user says about a backbone.
+/// What the user says about a backbone. What is not said is read off the tensors, or is the family's default.
 #[derive(Debug, Clone)]
 pub struct BackboneWish {
     pub name: String,
     pub heads: Option<u32>,
-    pub pool: Pool,
-    pub layer_norm_eps: f64,
+    pub pool: Option<Pool>,
+    /// Of the norms: 10⁻⁶ for ViT and ConvNeXt, 10⁻⁵ for Swin and ResNet.
+    pub eps: Option<f64>,
     pub image_size: Option<u32>,
-    pub position_resize: PositionResize,
+    pub position_resize: Option<PositionResize>,
     pub normalisation: Normalisation,
     pub source: Option<String>,
 }
-
-type Shapes = BTreeMap<String, Vec<usize>>;
-
-/// Widths of a head in every published ViT.
-const HEAD_WIDTH: usize = 64;
 
 /// A pixel normalisation by its usual name.
 pub fn normalisation(name: &str) -> Result<Normalisation, ImportError> {
@@ -42,19 +43,15 @@ pub fn normalisation(name: &str) -> Result<Normalisation, ImportError> {
 /// Checks a file of weights and puts it into the home with a sidecar. Repeating it changes nothing.
 pub fn backbone(home: &Home, file: &Path, wish: &BackboneWish) -> Result<BackboneEntry, ImportError> {
     let (weights, sidecar_file) = home.backbone_files(&wish.name)?;
-    let (bytes, heads) = match file.extension().and_then(|extension| extension.to_str()) {
+    let (read, heads) = match file.extension().and_then(|extension| extension.to_str()) {
         Some("safetensors") => (fs::read(file).map_err(read_failed(file))?, None),
         Some("npz") => npz::to_safetensors(file)?,
+        Some("pth" | "pt" | "bin" | "ckpt" | "tar" | "pkl") => {
+            return Err(ImportError::Pickle { path: file.to_owned() });
+        }
         _ => return Err(ImportError::Format { path: file.to_owned() }),
     };
-    let unfit = |problems| ImportError::Unfit { path: file.to_owned(), problems };
-    let shapes = read_shapes(file, &bytes)?;
-    let arch = Arch::Vit(infer(&shapes, wish, heads).map_err(unfit)?);
-    arch.check().map_err(ImportError::Arch)?;
-    let problems = arch.problems(&shapes);
-    if !problems.is_empty() {
-        return Err(unfit(problems));
-    }
+    let (arch, bytes) = canonical(file, &read, wish, heads)?;
     let file_name = || file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let sidecar = Sidecar {
         source: wish.source.clone().unwrap_or_else(file_name),
@@ -76,71 +73,38 @@ pub fn backbone(home: &Home, file: &Path, wish: &BackboneWish) -> Result<Backbon
     Ok(home.backbone(&wish.name)?)
 }
 
+/// The shape of the backbone in a file, and a file of exactly its tensors under our names: the same one if it is that.
+fn canonical<'a>(
+    file: &Path,
+    read: &'a [u8],
+    wish: &BackboneWish,
+    heads: Option<usize>,
+) -> Result<(Arch, Cow<'a, [u8]>), ImportError> {
+    let broken = |source| ImportError::Safetensors { path: file.to_owned(), source };
+    let unfit = |problems| ImportError::Unfit { path: file.to_owned(), problems };
+    let stored = SafeTensors::deserialize(read).map_err(broken)?;
+    let found = names::find(&stored.names().into_iter().collect())
+        .ok_or_else(|| ImportError::Unknown { path: file.to_owned() })?;
+    let mut tensors = Tensors::take(&stored, &found).map_err(|problem| unfit(vec![problem]))?;
+    if found.family == Family::Vit {
+        tensors.keep_norm(wish.pool.unwrap_or(Pool::Cls).norm());
+    }
+    let shapes = tensors.shapes();
+    let arch = infer(found.family, &shapes, wish, heads).map_err(|problem| unfit(vec![problem]))?;
+    arch.check().map_err(ImportError::Arch)?;
+    let problems = arch.problems(&shapes);
+    if !problems.is_empty() {
+        return Err(unfit(problems));
+    }
+    if tensors.is_whole(&stored) {
+        return Ok((arch, Cow::Borrowed(read)));
+    }
+    Ok((arch, Cow::Owned(tensors.serialise().map_err(broken)?)))
+}
+
 /// The same weights, read in the same way; where they came from may be said in other words.
 fn is_same(there: &Sidecar, new: &Sidecar) -> bool {
     there.sha256 == new.sha256 && there.arch == new.arch && there.normalisation == new.normalisation
-}
-
-/// Names and shapes, the head left aside.
-fn read_shapes(file: &Path, bytes: &[u8]) -> Result<Shapes, ImportError> {
-    let tensors = SafeTensors::deserialize(bytes)
-        .map_err(|source| ImportError::Safetensors { path: file.to_owned(), source })?;
-    let mut shapes = Shapes::new();
-    for (name, view) in tensors.iter().filter(|(name, _)| !name.starts_with("head.")) {
-        if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
-            let problems = vec![format!("`{name}` holds {:?}, not floating point numbers", view.dtype())];
-            return Err(ImportError::Unfit { path: file.to_owned(), problems });
-        }
-        shapes.insert(name.to_owned(), view.shape().to_vec());
-    }
-    Ok(shapes)
-}
-
-/// The shape of the transformer, from the shapes of its tensors. The error names what is missing for that.
-fn infer(shapes: &Shapes, wish: &BackboneWish, heads: Option<usize>) -> Result<vit::Arch, Vec<String>> {
-    let size = |name: &str, rank: usize, axis: usize| match shapes.get(name) {
-        Some(shape) if shape.len() == rank => Ok(shape[axis]),
-        Some(shape) => Err(format!("`{name}` is {shape:?}, which is not of rank {rank}")),
-        None => Err(format!("missing: `{name}`")),
-    };
-    let infer = || {
-        let dim = size("pos_embed", 3, 2)?;
-        let patch_size = size("patch_embed.proj.weight", 4, 3)?;
-        let patches = size("pos_embed", 3, 1)?.saturating_sub(1);
-        let grid = patches.isqrt();
-        if grid == 0 || grid * grid != patches {
-            return Err(format!("`pos_embed` has places for {patches} patches, which is not a square"));
-        }
-        let number = |n: usize| u32::try_from(n).map_err(|_| format!("{n} is no sensible size"));
-        let image_size = number(grid.saturating_mul(patch_size))?;
-        if let Some(wanted) = wish.image_size.filter(|wanted| *wanted != image_size) {
-            return Err(format!("`pos_embed` belongs to images of {image_size} pixels, not {wanted}"));
-        }
-        let block = |name: &str| name.strip_prefix("blocks.")?.split('.').next()?.parse::<u32>().ok();
-        let heads = heads.unwrap_or((dim / HEAD_WIDTH).max(1));
-        Ok(vit::Arch {
-            dim: number(dim)?,
-            depth: shapes
-                .keys()
-                .filter_map(|name| block(name))
-                .max()
-                .map_or(0, |last| last.saturating_add(1)),
-            heads: wish.heads.unwrap_or(number(heads)?),
-            patch_size: number(patch_size)?,
-            image_size,
-            mlp_dim: number(size("blocks.0.mlp.fc1.weight", 2, 0)?)?,
-            layer_norm_eps: wish.layer_norm_eps,
-            layer_scale: shapes.contains_key("blocks.0.ls1.gamma"),
-            pool: wish.pool,
-            position_resize: wish.position_resize,
-        })
-    };
-    let arch = infer().map_err(|problem| vec![problem])?;
-    // A file that says `blocks.4000000000.x` must not make a list of that length.
-    if arch.depth as usize > shapes.len() {
-        return Err(vec![format!("{} tensors cannot make {} blocks", shapes.len(), arch.depth)]);
-    }
-    Ok(arch)
 }
 
 /// Tensors of 32-bit floats as a safetensors file.

@@ -5,15 +5,16 @@ use npyz::npz::NpzWriter;
 
 use super::*;
 use crate::backbone::TensorShape;
+use crate::vit;
 
 fn wish() -> BackboneWish {
     BackboneWish {
         name: "tiny".into(),
         heads: Some(2),
-        pool: Pool::Cls,
-        layer_norm_eps: 1e-6,
+        pool: None,
+        eps: None,
         image_size: None,
-        position_resize: PositionResize::Bicubic,
+        position_resize: None,
         normalisation: normalisation("inception").unwrap(),
         source: None,
     }
@@ -71,7 +72,7 @@ fn the_shape_is_read_off_the_tensors() {
     fs::write(&other, serialise(tensors()).unwrap()).unwrap();
     assert!(matches!(backbone(&home, &other, &wish()), Err(ImportError::Taken { .. })));
     // The same weights read in another way would be another backbone, too.
-    let other_way = BackboneWish { layer_norm_eps: 0.5, ..wish() };
+    let other_way = BackboneWish { eps: Some(0.5), ..wish() };
     assert!(matches!(backbone(&home, &entry.path, &other_way), Err(ImportError::Taken { .. })));
     fs::remove_dir_all(home.root().parent().unwrap()).unwrap();
 }
@@ -83,8 +84,8 @@ fn what_is_missing_too_much_or_misshapen_is_named() {
     assert!(problem(missing).contains("missing: `blocks.1.mlp.fc2.bias`"));
 
     let mut more = tensors();
-    more.insert("fc_norm.weight".into(), (vec![8], vec![0.; 8]));
-    assert!(problem(more).contains("unexpected: `fc_norm.weight`"));
+    more.insert("register_tokens".into(), (vec![8], vec![0.; 8]));
+    assert!(problem(more).contains("unexpected: `register_tokens`"));
 
     let mut misshapen = tensors();
     misshapen.insert("blocks.0.attn.proj.bias".into(), (vec![9], vec![0.; 9]));
@@ -98,7 +99,10 @@ fn what_is_missing_too_much_or_misshapen_is_named() {
     absurd.insert("blocks.4294967295.x".into(), (vec![1], vec![0.]));
     assert!(problem(absurd).contains("cannot make"));
 
-    assert!(problem(BTreeMap::new()).contains("missing: `pos_embed`"));
+    let mut no_positions = tensors();
+    no_positions.remove("pos_embed");
+    assert!(problem(no_positions).contains("missing: `pos_embed`"));
+    assert!(problem(BTreeMap::new()).contains("names are known"));
 }
 
 #[test]
@@ -123,7 +127,9 @@ fn heads_must_divide_and_images_must_fit() {
     assert!(matches!(wished(|wish| wish.heads = Some(3)), Err(ImportError::Arch(_))));
     assert!(wished(|wish| wish.image_size = Some(8)).unwrap_err().to_string().contains("6 pixels, not 8"));
     assert!(matches!(wished(|wish| wish.name = "../x".into()), Err(ImportError::Home(_))));
-    assert!(matches!(backbone(&home, &root.path().join("w.pth"), &wish()), Err(ImportError::Format { .. })));
+    let pickle = backbone(&home, &root.path().join("w.pth"), &wish()).unwrap_err().to_string();
+    assert!(pickle.contains("convert_checkpoint.py"), "{pickle}");
+    assert!(matches!(backbone(&home, &root.path().join("w.onnx"), &wish()), Err(ImportError::Format { .. })));
 }
 
 /// Writes what Flax would: each value says where it belongs in timm's layout.

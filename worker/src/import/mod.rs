@@ -2,7 +2,12 @@
 
 mod backbone;
 mod dataset;
+mod infer;
+mod names;
+#[cfg(test)]
+mod names_tests;
 mod npz;
+mod tensors;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -30,9 +35,21 @@ pub enum ImportError {
     Safetensors { path: PathBuf, source: safetensors::SafeTensorError },
     #[error("cannot read `{name}` of `{}`", .path.display())]
     Npz { path: PathBuf, name: String, source: io::Error },
-    #[error("`{}` is neither .safetensors nor .npz; convert it to safetensors with timm names", .path.display())]
+    #[error("`{}` is neither .safetensors nor .npz; convert it to safetensors", .path.display())]
     Format { path: PathBuf },
-    #[error("`{}` is no ViT under timm names: {}", .path.display(), .problems.join("; "))]
+    #[error(
+        "`{}` is a pickle, and reading one can run any code; make a safetensors file of it first: \
+         python scripts/convert_checkpoint.py FILE FILE.safetensors",
+        .path.display()
+    )]
+    Pickle { path: PathBuf },
+    #[error(
+        "`{}` holds no backbone whose names are known: a ViT, Swin, ResNet or ConvNeXt as timm, torchvision, transformers \
+         or its authors name it",
+        .path.display()
+    )]
+    Unknown { path: PathBuf },
+    #[error("`{}` does not hold a whole backbone: {}", .path.display(), .problems.join("; "))]
     Unfit { path: PathBuf, problems: Vec<String> },
     #[error("the backbone's shape does not hold: {0}")]
     Arch(#[source] ArchError),

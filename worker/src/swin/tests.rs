@@ -215,7 +215,7 @@ proptest! {
         let dim = heads * width;
         let stages: Vec<Stage> =
             depths.iter().map(|&depth| Stage { depth, heads, mlp_dim: width + 1 }).collect();
-        let image_size = patch_size * window * scale << (stages.len() - 1);
+        let image_size = (patch_size * window * scale) << (stages.len() - 1);
         let arch = Arch { image_size, patch_size, dim, window, stages, layer_norm_eps: 1e-5 };
         prop_assert_eq!(arch.check(), Ok(()));
         let swin = tiny::backbone(arch.clone(), Kind::Float);

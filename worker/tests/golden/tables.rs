@@ -125,10 +125,10 @@ fn imported(case: &Case) -> Result<Vec<String>, String> {
     let wish = BackboneWish {
         name: "npz".to_owned(),
         heads: None,
-        pool: arch.pool,
-        layer_norm_eps: arch.layer_norm_eps,
+        pool: Some(arch.pool),
+        eps: Some(arch.layer_norm_eps),
         image_size: None,
-        position_resize: PositionResize::Bilinear,
+        position_resize: Some(PositionResize::Bilinear),
         normalisation: normalisation("imagenet").map_err(|e| e.to_string())?,
         source: None,
     };
