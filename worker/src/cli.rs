@@ -52,6 +52,9 @@ pub(crate) struct Start {
     /// Devices that the slots take in turn: auto, cpu, cuda:K, or several with commas
     #[arg(long, default_value = "auto", value_delimiter = ',')]
     pub(crate) device: Vec<String>,
+    /// What sweeps may ask for under `resources.labels`, as in gpu=a100; may be repeated
+    #[arg(long = "label", value_parser = label, value_name = "NAME=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
     /// CPU threads of each slot [default: an equal share of the cores]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
@@ -187,6 +190,14 @@ pub(crate) struct Doctor {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) home: HomeArg,
+}
+
+/// `NAME=VALUE`.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE, such as gpu=a100".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

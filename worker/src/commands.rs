@@ -38,7 +38,7 @@ pub(crate) fn start(args: cli::Start) -> anyhow::Result<()> {
         Ok(_) | Err(std::env::VarError::NotPresent) => None,
         Err(std::env::VarError::NotUnicode(_)) => bail!("SWEEP_TOKEN is not UTF-8"),
     };
-    let capabilities = agent::capabilities(&home);
+    let capabilities = agent::capabilities(&home, args.labels.iter().cloned().collect());
     if capabilities.backbones.is_empty() || capabilities.tasks.is_empty() {
         tracing::warn!(
             home = %home.root().display(),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use proto::v1::end::How;
-use proto::v1::{Assignment, End, FailureClass as Class, Lost, Point, Progress, Success, Token};
+use proto::v1::{Assignment, End, FailureClass as Class, Lost, Point, Progress, Success, Token, Warm};
 
 use super::death::{Death, failure, interruption};
 use super::facts::{Event, Order, Terms, Time};
@@ -54,6 +54,8 @@ struct Slot {
     /// Deaths in a row before `Ready`.
     stillborn: u32,
     device: Option<String>,
+    /// What its trainer has in memory, by its latest run.
+    warm: Option<Warm>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +96,7 @@ pub(super) struct Core {
 impl Core {
     /// `leave_at`: when the agent will be asked to leave, if that is known.
     pub(super) fn new(slots: usize, leave_at: Option<Time>) -> Self {
-        let slot = || Slot { state: State::Off, stillborn: 0, device: None };
+        let slot = || Slot { state: State::Off, stillborn: 0, device: None, warm: None };
         Self {
             slots: (0..slots).map(|_| slot()).collect(),
             terms: None,
@@ -198,6 +200,7 @@ impl Core {
 
     fn spawn(&mut self, slot: usize, orders: &mut Vec<Order>) {
         self.slots[slot].state = State::Starting;
+        self.slots[slot].warm = None;
         orders.push(Order::Spawn { slot });
     }
 
@@ -321,8 +324,8 @@ impl Core {
             let why = "the worker leaves before the run could end, and it writes no checkpoints";
             return self.ends.push(hand_back("drained", why));
         }
-        let idle = self.slots.iter().position(|slot| matches!(slot.state, State::Idle));
-        let Some(slot) = idle else {
+        let warm = warm_by(&recipe);
+        let Some(slot) = self.slot_for(warm.as_ref()) else {
             return self.ends.push(hand_back("preempted", "no trainer was ready to run it"));
         };
         let run = Run {
@@ -342,6 +345,7 @@ impl Core {
         let due = sent + terms.ttl / 3;
         self.renew_at = Some(self.renew_at.map_or(due, |at| at.min(due)));
         self.slots[slot].state = State::Running(run);
+        self.slots[slot].warm = warm;
         let Token { trial_id: trial, attempt } = token;
         let message = ToTrainer::Run {
             sweep: assignment.sweep_id,
@@ -353,6 +357,17 @@ impl Core {
             checkpoint_every_ms: assignment.checkpoint_every_ms,
         };
         orders.push(Order::Send { slot, message });
+    }
+
+    /// An idle slot: one that is warm for the run, else one that has nothing to lose, else any.
+    fn slot_for(&self, warm: Option<&Warm>) -> Option<usize> {
+        let idle = self.slots.iter().enumerate().filter(|(_, slot)| matches!(slot.state, State::Idle));
+        let loss = |slot: &Slot| match &slot.warm {
+            Some(own) if Some(own) == warm => 0,
+            None => 1,
+            Some(_) => 2,
+        };
+        idle.min_by_key(|(_, slot)| loss(slot)).map(|(place, _)| place)
     }
 
     fn renewed(
@@ -457,7 +472,7 @@ impl Core {
         self.finish(orders);
         self.renew(now, orders);
         self.report(now, terms, orders);
-        let idle = self.slots.iter().filter(|slot| matches!(slot.state, State::Idle)).count();
+        let has_idle = self.slots.iter().any(|slot| matches!(slot.state, State::Idle));
         if self.life.is_closing(now) {
             // Nothing more is begun: when the last run has ended, there is nothing to stay for.
             if self.runs().next().is_none() {
@@ -465,11 +480,15 @@ impl Core {
             }
             return;
         }
-        if idle > 0 && !self.leasing && self.leaving == Leaving::No {
+        if has_idle && !self.leasing && self.leaving == Leaving::No {
             self.leasing = true;
             // A quarter of the lease, so that an answer that comes at the last moment still leaves time to renew.
             let wait = (terms.ttl / 4).min(WAIT_LONGEST);
-            orders.push(Order::Lease { max: u32::try_from(idle).unwrap_or(u32::MAX), wait });
+            let idle = self.slots.iter().filter(|slot| matches!(slot.state, State::Idle));
+            let mut warm: Vec<Warm> = idle.clone().filter_map(|slot| slot.warm.clone()).collect();
+            warm.dedup();
+            let max = u32::try_from(idle.count()).unwrap_or(u32::MAX);
+            orders.push(Order::Lease { max, wait, warm });
         }
     }
 
@@ -560,6 +579,12 @@ impl Run {
 /// How long the recipe asks to train; 0 where it does not say.
 fn epochs(recipe: &serde_json::Value) -> u32 {
     recipe["epochs"].as_u64().and_then(|epochs| u32::try_from(epochs).ok()).unwrap_or(0)
+}
+
+/// What a run loads, if its recipe says so.
+fn warm_by(recipe: &serde_json::Value) -> Option<Warm> {
+    let text = |key: &str| recipe.get(key).and_then(|value| value.as_str()).map(str::to_owned);
+    Some(Warm { backbone: text("backbone")?, task: text("task")? })
 }
 
 fn wire(class: FailureClass) -> Class {

@@ -53,7 +53,7 @@ fn leased(sent: Time, trials: &[i64]) -> Event {
 }
 
 fn lease(max: u32) -> Order {
-    Order::Lease { max, wait: Duration::from_secs(15) }
+    Order::Lease { max, wait: Duration::from_secs(15), warm: Vec::new() }
 }
 
 fn send(slot: usize, trial: i64) -> Order {
@@ -499,4 +499,31 @@ fn an_agent_whose_time_is_nearly_over_asks_for_nothing_more() {
     let orders = core.step(at(40), Event::Said { slot: 0, message: done(1) });
     assert!(orders.contains(&Order::Drain), "{orders:?}");
     assert!(!orders.iter().any(|order| matches!(order, Order::Lease { .. })), "{orders:?}");
+/// An assignment that says what it loads.
+fn loading(trial_id: i64, task: &str) -> Assignment {
+    let recipe_json = format!(r#"{{"backbone":"b","task":"{task}"}}"#);
+    Assignment { recipe_json, ..assignment(trial_id) }
+}
+
+#[test]
+fn a_trial_goes_to_the_slot_that_is_warm_for_it_and_leases_say_what_is_warm() {
+    let mut core = idle(2);
+    let slots = |orders: &[Order]| -> Vec<usize> {
+        let slot = |order: &Order| match order {
+            Order::Send { slot, .. } => Some(*slot),
+            _ => None,
+        };
+        orders.iter().filter_map(slot).collect()
+    };
+    let both = vec![loading(1, "dtd"), loading(2, "pets")];
+    assert_eq!(slots(&core.step(at(1), Event::Leased { sent: at(1), assignments: both })), [0, 1]);
+    core.step(at(2), Event::Said { slot: 0, message: done(1) });
+    let orders = core.step(at(3), Event::Said { slot: 1, message: done(2) });
+    assert!(!orders.iter().any(|order| matches!(order, Order::Lease { .. })), "one request at a time");
+    let orders = core.step(at(4), Event::Leased { sent: at(2), assignments: Vec::new() });
+    let warm = |task: &str| Warm { backbone: "b".into(), task: task.into() };
+    let lease = Order::Lease { max: 2, wait: Duration::from_secs(15), warm: vec![warm("dtd"), warm("pets")] };
+    assert!(orders.contains(&lease), "{orders:?}");
+    let turned = vec![loading(3, "pets"), loading(4, "dtd")];
+    assert_eq!(slots(&core.step(at(5), Event::Leased { sent: at(4), assignments: turned })), [1, 0]);
 }

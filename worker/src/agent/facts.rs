@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::v1::{Assignment, End, Lost, Progress, Token};
+use proto::v1::{Assignment, End, Lost, Progress, Token, Warm};
 
 use super::death::Death;
 use crate::protocol::{FromTrainer, ToTrainer};
@@ -84,6 +84,8 @@ pub(super) enum Order {
     Lease {
         max: u32,
         wait: Duration,
+        /// What the idle trainers have in memory.
+        warm: Vec<Warm>,
     },
     Renew {
         tokens: Vec<Token>,

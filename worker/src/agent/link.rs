@@ -7,7 +7,7 @@ use proto::v1::verdict::Outcome;
 use proto::v1::workers_client::WorkersClient;
 use proto::v1::{
     Assignment, DrainRequest, End, FailureClass, FinishRequest, FinishResponse, LeaseRequest, Progress,
-    RegisterRequest, RenewRequest, RenewResponse, ReportRequest, ReportResponse, Token,
+    RegisterRequest, RenewRequest, RenewResponse, ReportRequest, ReportResponse, Token, Warm,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -141,7 +141,13 @@ impl Link {
     }
 
     /// Asks for trials until there is an answer. Gives the time from which the leases count.
-    pub(super) async fn lease(&self, max: u32, wait: Duration, ttl: Duration) -> (Instant, Vec<Assignment>) {
+    pub(super) async fn lease(
+        &self,
+        max: u32,
+        wait: Duration,
+        ttl: Duration,
+        warm: Vec<Warm>,
+    ) -> (Instant, Vec<Assignment>) {
         let mut pause = Pause::default();
         let fresh = || (uuid::Uuid::new_v4().to_string(), Instant::now());
         let (mut request, mut sent) = fresh();
@@ -158,7 +164,7 @@ impl Link {
                 request: request.clone(),
                 max,
                 wait_ms,
-                warm: vec![],
+                warm: warm.clone(),
             });
             match limited(wait + CALL_LIMIT, call).await {
                 Ok(reply) => return (sent, reply.assignments),

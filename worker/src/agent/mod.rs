@@ -15,7 +15,7 @@ mod presence;
 
 use std::time::Duration;
 
-use proto::v1::{Capabilities, End, Progress, RegisterRequest, Token};
+use proto::v1::{Capabilities, End, Progress, RegisterRequest, Token, Warm};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -185,7 +185,7 @@ impl Shell {
                     self.trainers[slot].iter().for_each(Trainer::kill);
                 }
                 Order::Register { devices } => self.register(&devices),
-                Order::Lease { max, wait } => self.lease(max, wait),
+                Order::Lease { max, wait, warm } => self.lease(max, wait, warm),
                 Order::Renew { tokens } => self.renew(tokens),
                 Order::Report { progress } => self.report(progress),
                 Order::Finish { ends } => self.finish(ends),
@@ -208,9 +208,9 @@ impl Shell {
     }
 
     fn register(&self, devices: &[String]) {
-        let mut capabilities = self.config.capabilities.clone();
-        capabilities.devices = devices.iter().map(|name| offer::device(name)).collect();
-        let request = RegisterRequest {
+        let capabilities = self.config.capabilities.clone();
+        let devices = devices.to_vec();
+        let mut request = RegisterRequest {
             instance: self.instance.clone(),
             name: self.config.name.clone(),
             capabilities: Some(capabilities),
@@ -218,6 +218,11 @@ impl Shell {
         };
         let (link, events, fatal) = (self.link.clone(), self.events.clone(), self.fatal.clone());
         tokio::spawn(async move {
+            if let Some(capabilities) = &mut request.capabilities {
+                for name in &devices {
+                    capabilities.devices.push(offer::device(name).await);
+                }
+            }
             match link.register(request).await {
                 Ok(terms) => _ = events.send(Event::Registered(terms)).await,
                 Err(error) => _ = fatal.send(error).await,
@@ -225,10 +230,10 @@ impl Shell {
         });
     }
 
-    fn lease(&mut self, max: u32, wait: Duration) {
+    fn lease(&mut self, max: u32, wait: Duration, warm: Vec<Warm>) {
         let (ttl, started) = (self.ttl, self.started);
         let task = self.task(|link| async move {
-            let (sent, assignments) = link.lease(max, wait, ttl).await;
+            let (sent, assignments) = link.lease(max, wait, ttl, warm).await;
             Event::Leased { sent: sent - started, assignments }
         });
         self.leasing = Some(task);
