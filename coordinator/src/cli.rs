@@ -16,7 +16,8 @@ Exit codes:
   1  broke off
   2  wrong arguments, an unreadable token, or no token on an address that other machines can reach
   3  the address cannot be listened on, for example because the port is in use
-  4  the database cannot be used: away, in use by another coordinator, newer than this program, or not ours";
+  4  the database cannot be used: away, in use by another coordinator, newer than this program, or not ours
+  5  `check` found something that must never be";
 
 /// Owns the sweeps: queues trials, leases them to workers, keeps what they report.
 #[derive(Debug, Parser)]
@@ -31,6 +32,21 @@ pub(crate) enum Command {
     /// Serve people and workers.
     #[command(after_help = EXIT_CODES)]
     Serve(Serve),
+    /// Look for anything in a database that must never be; a coordinator may be using it meanwhile
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) database: Database,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Database {
+    /// sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME
+    #[arg(long, default_value = "sqlite:promptsweep.db", env = "SWEEP_DATABASE_URL", hide_env_values = true)]
+    pub(crate) database_url: String,
 }
 
 #[derive(Debug, Args)]
@@ -38,9 +54,8 @@ pub(crate) struct Serve {
     /// Address and port; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:7741", env = "SWEEP_LISTEN")]
     pub(crate) listen: SocketAddr,
-    /// sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME
-    #[arg(long, default_value = "sqlite:promptsweep.db", env = "SWEEP_DATABASE_URL", hide_env_values = true)]
-    pub(crate) database_url: String,
+    #[command(flatten)]
+    pub(crate) database: Database,
     /// File that holds the token, instead of SWEEP_TOKEN
     #[arg(long, value_name = "PATH")]
     pub(crate) token_file: Option<PathBuf>,

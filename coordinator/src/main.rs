@@ -9,21 +9,26 @@ use anyhow::Context;
 use clap::Parser;
 use coordinator::server::{self, Options, ServerError};
 use coordinator::service::Token;
-use coordinator::store::{Clock, OpenError, Store};
+use coordinator::store::check::CheckError;
+use coordinator::store::{self, Clock, OpenError, Store};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli::Cli { command: cli::Command::Serve(arguments) } = cli::Cli::parse();
-    start_log(arguments.log_format);
+    let cli::Cli { command } = cli::Cli::parse();
+    start_log(match &command {
+        cli::Command::Serve(arguments) => arguments.log_format,
+        cli::Command::Check(_) => cli::LogFormat::Pretty,
+    });
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    match runtime.block_on(serve(arguments)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
+    let ended = match command {
+        cli::Command::Serve(arguments) => runtime.block_on(serve(arguments)).map(|()| ExitCode::SUCCESS),
+        cli::Command::Check(arguments) => runtime.block_on(check(&arguments.database.database_url)),
+    };
+    ended.unwrap_or_else(|error| fail(&error))
 }
 
 async fn serve(arguments: cli::Serve) -> anyhow::Result<()> {
@@ -35,7 +40,7 @@ async fn serve(arguments: cli::Serve) -> anyhow::Result<()> {
     };
     let listener = server::bind(arguments.listen, &options).await?;
     let address = listener.local_addr().context("the listener has no address")?;
-    let store = Store::open(&arguments.database_url, Clock::System).await?;
+    let store = Store::open(&arguments.database.database_url, Clock::System).await?;
     if let Some(path) = &arguments.address_file {
         write_address(path, &address.to_string())?;
     }
@@ -45,6 +50,19 @@ async fn serve(arguments: cli::Serve) -> anyhow::Result<()> {
     server::serve(listener, store, options, shutdown).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Says what does not hold in a database; the exit code is 5 if there is anything.
+async fn check(url: &str) -> anyhow::Result<ExitCode> {
+    use std::io::Write;
+    let violations = store::check::check(url).await?;
+    let mut out = std::io::stdout().lock();
+    for violation in &violations {
+        writeln!(out, "violated {} times: {}", violation.count, violation.invariant)?;
+    }
+    let (found, all) = (violations.len(), store::check::INVARIANT_COUNT);
+    writeln!(out, "{} of {all} invariants hold", all - found)?;
+    Ok(if found == 0 { ExitCode::SUCCESS } else { ExitCode::from(5) })
 }
 
 /// A token that was meant and is not there.
@@ -124,7 +142,14 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     if error.is::<TokenError>() {
         return ExitCode::from(2);
     }
-    let code = match (error.downcast_ref(), error.downcast_ref()) {
+    if let Some(CheckError::Read(_)) = error.downcast_ref() {
+        return ExitCode::from(4);
+    }
+    let opening = match error.downcast_ref() {
+        Some(CheckError::Open(error)) => Some(error),
+        _ => error.downcast_ref(),
+    };
+    let code = match (error.downcast_ref(), opening) {
         (Some(ServerError::NoToken(_)), _) => 2,
         (Some(ServerError::Bind { .. }), _) => 3,
         (_, Some(OpenError::Url(_))) => 2,

@@ -429,3 +429,32 @@ async fn it_says_why_it_does_not_start() {
     let (code, said) = ended(coordinator().args(["--listen", "127.0.0.1:0", "--database-url", "x"]));
     assert_eq!((code, said.lines().count()), (2, 1), "{said}");
 }
+
+#[tokio::test]
+async fn a_database_is_checked_while_it_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Coordinator::start(folder.path()).await;
+    server.sweeps().await.submit(submit(FILE)).await.unwrap();
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
+        let output = command.args(["check", "--database-url", &database(folder.path())]).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = check();
+    assert!(code == 0 && said.contains("invariants hold"), "{code} {said}");
+    assert_eq!(server.stop().await, 0);
+    use sqlx::Connection;
+    let path = database(folder.path());
+    let mut broken = sqlx::SqliteConnection::connect(&path).await.unwrap();
+    sqlx::raw_sql("UPDATE trial SET state = 'succeeded', not_before = NULL, ended = 1 WHERE id = 1")
+        .execute(&mut broken)
+        .await
+        .unwrap();
+    broken.close().await.unwrap();
+    let (code, said) = check();
+    assert_eq!(code, 5, "{said}");
+    assert!(said.contains("I1: a trial has a result exactly when it succeeded"), "{said}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
+    let (code, said) = ended(command.args(["check", "--database-url", "sqlite:/nowhere/at-all.db"]));
+    assert_eq!(code, 4, "{said}");
+}

@@ -1,9 +1,11 @@
 //! Postgres: any number of coordinators, each with a pool. Transactions are short, and repeated here when the server
 //! asks for it.
 
+use std::future::Future;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::time::Instant;
 
 use super::error::{Error, OpenError};
 use super::tx::{Sql, Tx, args, record};
@@ -11,6 +13,12 @@ use super::{Clock, Op, migrate};
 use crate::trial::Millis;
 
 const CONNECTIONS: u32 = 16;
+/// How long a call waits for a connection, one that is made anew included.
+const ACQUIRE: Duration = Duration::from_secs(5);
+/// How long a call goes on trying when the server is away; then it is told so, and tries again itself.
+const AWAY: Duration = Duration::from_secs(10);
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 /// How often a transaction that lost a race is run again.
 const TRIES: u32 = 10;
 /// Key of the advisory lock that is held while migrating: "sweep" in ASCII.
@@ -35,7 +43,7 @@ impl Postgres {
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(ACQUIRE)
             .connect_with(options)
             .await
             .map_err(OpenError::Connect)?;
@@ -44,18 +52,11 @@ impl Postgres {
     }
 
     pub(super) async fn write<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
-        let mut tried = 1;
-        loop {
-            match self.write_once(op).await {
-                Err(error) if tried < TRIES && is_lost_race(&error) => {
-                    tracing::debug!(%error, tried, "transaction repeated");
-                    let wait = rand::random_range(1..=(2u64 << tried));
-                    tokio::time::sleep(Duration::from_millis(wait)).await;
-                    tried += 1;
-                }
-                outcome => return outcome,
-            }
-        }
+        repeat(|| self.write_once(op)).await
+    }
+
+    pub(super) async fn read<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
+        repeat(|| self.read_once(op)).await
     }
 
     async fn write_once<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
@@ -69,7 +70,7 @@ impl Postgres {
         output
     }
 
-    pub(super) async fn read<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
+    async fn read_once<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
         let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let now = self.now(&mut *tx).await?;
         let output = op.run(&mut *tx, now).await;
@@ -87,6 +88,49 @@ impl Postgres {
 
     pub(super) async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// The one place where transactions are repeated: one that lost a race soon, and one whose server went away until it is
+/// back, within bounds. The commit of the latter may have been done though nobody was told: every operation is harmless
+/// to repeat.
+async fn repeat<V, F>(mut once: impl FnMut() -> F) -> Result<V, Error>
+where
+    F: Future<Output = Result<V, Error>>,
+{
+    let started = Instant::now();
+    let (mut races, mut pause) = (1, PAUSE_FIRST);
+    loop {
+        let error = match once().await {
+            Ok(output) => return Ok(output),
+            Err(error) => error,
+        };
+        let wait = if is_lost_race(&error) && races < TRIES {
+            races += 1;
+            Duration::from_millis(rand::random_range(1..=(1u64 << races)))
+        } else if is_away(&error) && started.elapsed() + pause < AWAY {
+            let wait = pause.mul_f64(rand::random_range(0.5..1.0));
+            pause = (pause * 2).min(PAUSE_LONGEST);
+            wait
+        } else {
+            return Err(error);
+        };
+        tracing::debug!(%error, ?wait, "transaction repeated");
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Whether the server, or the way to it, is gone: a connection broke or could not be made, or the server stops or
+/// starts.
+fn is_away(error: &Error) -> bool {
+    let Error::Database(error) = error else { return false };
+    match &**error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            code.starts_with("08") || matches!(&*code, "57P01" | "57P02" | "57P03")
+        }
+        _ => false,
     }
 }
 

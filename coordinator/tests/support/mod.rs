@@ -65,6 +65,11 @@ impl Env {
         Self::open(postgres::database().await, tempfile::tempdir().unwrap()).await
     }
 
+    /// On a Postgres that the test may crash.
+    pub(crate) async fn in_cluster(cluster: &postgres::Cluster) -> Self {
+        Self::open(cluster.database().await, tempfile::tempdir().unwrap()).await
+    }
+
     async fn open(url: String, folder: tempfile::TempDir) -> Self {
         let clock = Arc::new(AtomicI64::new(START));
         let store = Store::open(&url, Clock::Manual(Arc::clone(&clock))).await.unwrap();

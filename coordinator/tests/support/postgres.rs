@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 static CLUSTER: OnceLock<Cluster> = OnceLock::new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
-struct Cluster {
+pub(crate) struct Cluster {
     folder: PathBuf,
     /// Stops the cluster when this process ends in whatever way: its standard input is closed then.
     _watcher: Child,
@@ -18,41 +18,66 @@ struct Cluster {
 
 /// The URL of an empty database.
 pub(crate) async fn database() -> String {
-    let cluster = tokio::task::spawn_blocking(|| CLUSTER.get_or_init(start)).await.unwrap();
-    let name = format!("t{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-    let mut admin = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
-    admin.close().await.unwrap();
-    cluster.url(&name)
+    let cluster = tokio::task::spawn_blocking(|| CLUSTER.get_or_init(Cluster::new)).await.unwrap();
+    cluster.database().await
 }
 
 impl Cluster {
+    /// The URL of an empty database in it.
+    pub(crate) async fn database(&self) -> String {
+        let name = format!("t{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        let mut admin = PgConnection::connect(&self.url("postgres")).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
+        admin.close().await.unwrap();
+        self.url(&name)
+    }
+
+    /// Makes one and starts it.
+    pub(crate) fn new() -> Self {
+        let bin = binaries();
+        // A socket's path must be short: not the folder of the build.
+        let folder = tempfile::Builder::new().prefix("promptsweep-pg-").tempdir_in("/tmp").unwrap().keep();
+        let user = unprivileged();
+        if let Some(user) = user {
+            run(Command::new("chown").arg(user).arg(&folder));
+        }
+        let watcher = watch(user, &bin, &folder);
+        run(command(user, &bin.join("initdb"))
+            .args([
+                "--username=promptsweep",
+                "--auth=trust",
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C",
+                "-D",
+            ])
+            .arg(folder.join("data")));
+        let cluster = Self { folder, _watcher: watcher };
+        cluster.start();
+        cluster
+    }
+
+    /// Starts it, or starts it again; ready when this returns.
+    pub(crate) fn start(&self) {
+        let folder = self.folder.display();
+        let options = format!("-k {folder} -c listen_addresses= -c fsync=off -c max_connections=200");
+        run(self.control().arg("-l").arg(self.folder.join("log")).args(["-o", &options, "start"]));
+    }
+
+    /// Every process of it is killed, and whatever was in memory is lost.
+    pub(crate) fn crash(&self) {
+        run(self.control().args(["-m", "immediate", "stop"]));
+    }
+
+    fn control(&self) -> Command {
+        let mut control = command(unprivileged(), &binaries().join("pg_ctl"));
+        control.args(["-w", "-D"]).arg(self.folder.join("data"));
+        control
+    }
+
     fn url(&self, database: &str) -> String {
         format!("postgres://promptsweep@localhost/{database}?host={}", self.folder.display())
     }
-}
-
-fn start() -> Cluster {
-    let bin = binaries();
-    // A socket's path must be short: not the folder of the build.
-    let folder = tempfile::Builder::new().prefix("promptsweep-pg-").tempdir_in("/tmp").unwrap().keep();
-    let user = unprivileged();
-    if let Some(user) = user {
-        run(Command::new("chown").arg(user).arg(&folder));
-    }
-    let data = folder.join("data");
-    let watcher = watch(user, &bin, &folder);
-    run(command(user, &bin.join("initdb"))
-        .args(["--username=promptsweep", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C", "-D"])
-        .arg(&data));
-    let options = format!("-k {} -c listen_addresses= -c fsync=off -c max_connections=200", folder.display());
-    run(command(user, &bin.join("pg_ctl"))
-        .args(["-w", "-D"])
-        .arg(&data)
-        .arg("-l")
-        .arg(folder.join("log"))
-        .args(["-o", &options, "start"]));
-    Cluster { folder, _watcher: watcher }
 }
 
 fn watch(user: Option<&str>, bin: &Path, folder: &Path) -> Child {

@@ -499,6 +499,8 @@ fn an_agent_whose_time_is_nearly_over_asks_for_nothing_more() {
     let orders = core.step(at(40), Event::Said { slot: 0, message: done(1) });
     assert!(orders.contains(&Order::Drain), "{orders:?}");
     assert!(!orders.iter().any(|order| matches!(order, Order::Lease { .. })), "{orders:?}");
+}
+
 /// An assignment that says what it loads.
 fn loading(trial_id: i64, task: &str) -> Assignment {
     let recipe_json = format!(r#"{{"backbone":"b","task":"{task}"}}"#);

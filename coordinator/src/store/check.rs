@@ -1,0 +1,217 @@
+//! What must hold in a database at any moment, asked of the database itself: the promises of `docs/reliability.md` as
+//! queries. It reads one snapshot, takes no lock, and may run beside a coordinator.
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
+
+use super::error::{Error, OpenError};
+use super::rows::KeyRow;
+use super::tx::{Sql, Tx, args};
+
+/// Something that must never be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// What should hold.
+    pub invariant: &'static str,
+    /// How often it does not.
+    pub count: i64,
+}
+
+/// Why a database could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the database cannot be read; it must be one that this coordinator has opened before")]
+    Read(#[source] Error),
+}
+
+/// How many invariants there are.
+pub const INVARIANT_COUNT: usize = INVARIANTS.len();
+
+/// Each counts violations.
+const INVARIANTS: &[(&str, Sql)] = &[
+    (
+        "I1: a trial has a result exactly when it succeeded",
+        Sql::both(
+            "SELECT count(*) AS key FROM trial t LEFT JOIN result r ON r.trial = t.id
+              WHERE (t.state = 'succeeded') <> (r.trial IS NOT NULL)",
+        ),
+    ),
+    (
+        "I2: a result is of the trial's last attempt, which succeeded",
+        Sql::both(
+            "SELECT count(*) AS key FROM result r JOIN trial t ON t.id = r.trial
+               LEFT JOIN attempt a ON a.trial = r.trial AND a.number = r.attempt AND a.how = 'succeeded'
+                                  AND a.digest = r.digest
+              WHERE r.attempt <> t.attempt OR a.trial IS NULL",
+        ),
+    ),
+    (
+        "I3: attempts are numbered from 1 without gaps",
+        Sql::both(
+            "SELECT count(*) AS key FROM (SELECT t.id FROM trial t LEFT JOIN attempt a ON a.trial = t.id
+                                    GROUP BY t.id, t.attempt
+                                   HAVING count(a.number) <> t.attempt OR coalesce(max(a.number), 0) <> t.attempt) x",
+        ),
+    ),
+    (
+        "I4: a trial has a lease, of its attempt and worker, exactly when it runs",
+        Sql::both(
+            "SELECT count(*) AS key FROM trial t
+               LEFT JOIN lease l ON l.trial = t.id AND l.attempt = t.attempt AND l.worker = t.worker
+              WHERE (t.state = 'running') <> (l.trial IS NOT NULL)",
+        ),
+    ),
+    (
+        "I4: a lease belongs to a running trial",
+        Sql::both(
+            "SELECT count(*) AS key FROM lease l LEFT JOIN trial t ON t.id = l.trial AND t.attempt = l.attempt
+                                                           AND t.state = 'running'
+              WHERE t.id IS NULL",
+        ),
+    ),
+    (
+        "I5: a worker has no more leases than slots",
+        Sql::both(
+            "SELECT count(*) AS key FROM (SELECT w.id FROM worker w JOIN lease l ON l.worker = w.id
+                                    GROUP BY w.id, w.slots HAVING count(*) > w.slots) x",
+        ),
+    ),
+    (
+        "I6: an attempt is open exactly when its trial runs it",
+        Sql::both(
+            "SELECT count(*) AS key FROM attempt a JOIN trial t ON t.id = a.trial
+              WHERE (a.how IS NULL) <> (t.state = 'running' AND t.attempt = a.number)
+                 OR (a.how IS NULL) <> (a.ended IS NULL)",
+        ),
+    ),
+    (
+        "I6: a trial ends once",
+        Sql::both(
+            "SELECT count(*) AS key FROM (SELECT trial FROM event WHERE trial > 0 AND kind IN ('succeeded', 'failed', 'cancelled')
+                                    GROUP BY trial HAVING count(*) > 1) x",
+        ),
+    ),
+    (
+        "I7: a sweep has its file and its configurations",
+        Sql::both(
+            "SELECT count(*) AS key FROM sweep s LEFT JOIN source f ON f.sweep = s.number
+              WHERE f.sweep IS NULL
+                 OR s.configurations <> (SELECT count(*) FROM configuration c WHERE c.sweep = s.number)
+                                      + (SELECT coalesce(sum(g.configurations), 0) FROM choice g
+                                          WHERE g.sweep = s.number AND g.state = 'waiting')",
+        ),
+    ),
+    (
+        "I8: failures stay within max_attempts",
+        Sql {
+            sqlite: "SELECT count(*) AS key FROM trial t JOIN sweep s ON s.number = t.sweep
+                      WHERE t.failures > max(1, s.retry_json ->> 'max_attempts')",
+            postgres: "SELECT count(*) AS key FROM trial t JOIN sweep s ON s.number = t.sweep
+                        WHERE t.failures > greatest(1, (s.retry_json::json ->> 'max_attempts')::bigint)",
+        },
+    ),
+    (
+        "I8: a sweep's counters are those of its trials",
+        Sql::both(
+            "SELECT count(*) AS key FROM sweep s
+              WHERE s.trials <> s.waiting + (SELECT count(*) FROM trial t WHERE t.sweep = s.number)
+                 OR s.waiting <> (SELECT coalesce(sum(g.trials), 0) FROM choice g
+                                   WHERE g.sweep = s.number AND g.state = 'waiting')
+                 OR s.stopped <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'stopped')
+                 OR s.queued <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'queued')
+                 OR s.running <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'running')
+                 OR s.succeeded <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'succeeded')
+                 OR s.failed <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'failed')
+                 OR s.cancelled <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'cancelled')",
+        ),
+    ),
+    (
+        "a sweep is over exactly when its trials are",
+        Sql::both(
+            "SELECT count(*) AS key FROM sweep
+              WHERE (state IN ('ended', 'cancelled')) <> (waiting + queued + running = 0)",
+        ),
+    ),
+    (
+        "a group waits for its trials that have not ended, and for those that stages before it will open",
+        Sql::both(
+            "SELECT count(*) AS key FROM choice g JOIN stage s ON s.sweep = g.sweep AND s.number = g.stage
+              WHERE NOT EXISTS (SELECT 1 FROM choice p WHERE p.sweep = g.sweep AND p.stage = s.parent AND p.state = 'waiting')
+                AND g.state <> 'cancelled'
+                AND g.pending <> (SELECT count(*) FROM member m
+                                    JOIN trial t ON t.sweep = m.sweep AND t.config = m.config
+                                   WHERE m.sweep = g.sweep AND m.stage = g.stage AND m.choice = g.number
+                                     AND t.ended IS NULL)",
+        ),
+    ),
+    (
+        "a group that waits for nothing has opened, or could not",
+        Sql::both(
+            "SELECT count(*) AS key FROM choice WHERE state = 'waiting' AND pending = 0",
+        ),
+    ),
+    (
+        "a configuration that was made has a parent of the stage before, and only such a one",
+        Sql::both(
+            "SELECT count(*) AS key FROM configuration c
+               JOIN stage s ON s.sweep = c.sweep AND s.name = c.stage
+               LEFT JOIN stage p ON p.sweep = s.sweep AND p.number = s.parent
+               LEFT JOIN configuration k ON k.sweep = c.sweep AND k.number = c.parent
+              WHERE (s.parent IS NULL) <> (c.parent IS NULL) OR p.name <> k.stage",
+        ),
+    ),
+    (
+        "events are numbered from 1 without gaps",
+        Sql::both(
+            "SELECT count(*) AS key FROM (SELECT s.number FROM sweep s LEFT JOIN event e ON e.sweep = s.number
+                                    GROUP BY s.number, s.last_seq
+                                   HAVING count(e.seq) <> s.last_seq OR coalesce(max(e.seq), 0) <> s.last_seq
+                                       OR min(e.seq) <> 1) x",
+        ),
+    ),
+    (
+        "points belong to attempts",
+        Sql::both(
+            "SELECT count(*) AS key FROM point p LEFT JOIN attempt a ON a.trial = p.trial AND a.number = p.attempt
+              WHERE a.trial IS NULL",
+        ),
+    ),
+];
+
+/// The invariants that do not hold in the database of a URL.
+///
+/// # Errors
+/// When it is away, or not a coordinator's.
+pub async fn check(url: &str) -> Result<Vec<Violation>, CheckError> {
+    let connecting = |error| CheckError::Open(OpenError::Connect(error));
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        let options = SqliteConnectOptions::new().filename(path.trim_start_matches("//")).read_only(true);
+        let mut connection = SqliteConnection::connect_with(&options).await.map_err(connecting)?;
+        ask(&mut connection, "BEGIN").await
+    } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let mut connection = PgConnection::connect(url).await.map_err(connecting)?;
+        ask(&mut connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
+    } else {
+        Err(CheckError::Open(OpenError::Url("is neither of SQLite nor of Postgres".to_owned())))
+    }
+}
+
+async fn ask<C>(connection: &mut C, begin: &'static str) -> Result<Vec<Violation>, CheckError>
+where
+    C: Connection + Tx,
+    for<'c> &'c mut C: Executor<'c>,
+{
+    let reading = |error: sqlx::Error| CheckError::Read(error.into());
+    Executor::execute(&mut *connection, begin).await.map_err(reading)?;
+    let mut violations = Vec::new();
+    for (invariant, sql) in INVARIANTS {
+        let row: Option<KeyRow> = connection.fetch_one(*sql, args![]).await.map_err(reading)?;
+        let count = row.map_or(0, |row| row.key);
+        if count > 0 {
+            violations.push(Violation { invariant, count });
+        }
+    }
+    Ok(violations)
+}
