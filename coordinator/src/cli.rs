@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::bench::Bench;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// What `--help` says about how the program ends.
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Look for anything in a database that must never be; a coordinator may be using it meanwhile
     Check(Check),
+    /// Measure this machine: trials a second, waits, cost
+    Bench(Bench),
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +87,14 @@ pub(crate) enum LogFormat {
 
 /// A whole number and a unit: `500ms`, `60s`, `5m`.
 fn duration(text: &str) -> Result<Duration, String> {
+    match any_duration(text)?.as_millis() {
+        100..=86_400_000 => any_duration(text),
+        _ => Err("must be from 100ms to 24 hours (1440m)".to_owned()),
+    }
+}
+
+/// As [`duration`], of any length.
+pub(crate) fn any_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let millis = match unit {
@@ -93,10 +104,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err("write a whole number and ms, s or m, such as 60s".to_owned()),
     };
     let number: u64 = number.parse().map_err(|_| "write a number before the unit, such as 60s".to_owned())?;
-    match number.checked_mul(millis) {
-        Some(total @ 100..=86_400_000) => Ok(Duration::from_millis(total)),
-        _ => Err("must be from 100ms to 24 hours (1440m)".to_owned()),
-    }
+    Ok(Duration::from_millis(number.saturating_mul(millis)))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `coordinator`: arguments, log and exit code; the rest is in the library.
 
+mod bench;
 mod cli;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ fn main() -> ExitCode {
     let cli::Cli { command } = cli::Cli::parse();
     start_log(match &command {
         cli::Command::Serve(arguments) => arguments.log_format,
-        cli::Command::Check(_) => cli::LogFormat::Pretty,
+        cli::Command::Check(_) | cli::Command::Bench(_) => cli::LogFormat::Pretty,
     });
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     };
     let ended = match command {
         cli::Command::Serve(arguments) => runtime.block_on(serve(arguments)).map(|()| ExitCode::SUCCESS),
+        cli::Command::Bench(arguments) => runtime.block_on(bench::run(arguments)).map(|()| ExitCode::SUCCESS),
         cli::Command::Check(arguments) => runtime.block_on(check(&arguments.database.database_url)),
     };
     ended.unwrap_or_else(|error| fail(&error))
@@ -47,8 +49,8 @@ async fn serve(arguments: cli::Serve) -> anyhow::Result<()> {
     tracing::info!(%address, "listening");
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone()));
-    server::serve(listener, store, options, shutdown).await?;
-    tracing::info!("stopped");
+    server::serve(listener, store.clone(), options, shutdown).await?;
+    tracing::info!(commits = store.commits(), "stopped");
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -77,6 +77,7 @@ impl Clock {
 pub struct Store {
     database: Database,
     changes: Arc<watch::Sender<u64>>,
+    commits: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone)]
@@ -91,15 +92,17 @@ impl Store {
     /// # Errors
     /// When the database is away, in use by another SQLite coordinator, newer than this program, or not ours.
     pub async fn open(url: &str, clock: Clock) -> Result<Self, OpenError> {
+        let commits = Arc::new(AtomicU64::new(0));
         let database = if let Some(path) = url.strip_prefix("sqlite:") {
-            Database::Sqlite(sqlite::Sqlite::open(path.trim_start_matches("//"), clock).await?)
+            let path = path.trim_start_matches("//");
+            Database::Sqlite(sqlite::Sqlite::open(path, clock, Arc::clone(&commits)).await?)
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            Database::Postgres(postgres::Postgres::open(url, clock).await?)
+            Database::Postgres(postgres::Postgres::open(url, clock, Arc::clone(&commits)).await?)
         } else {
             let wrong = url.split_once(':').map(|(scheme, _)| format!("has the unknown scheme `{scheme}`"));
             return Err(OpenError::Url(wrong.unwrap_or_else(|| "has no scheme".to_owned())));
         };
-        Ok(Self { database, changes: Arc::new(watch::Sender::new(0)) })
+        Ok(Self { database, changes: Arc::new(watch::Sender::new(0)), commits })
     }
 
     /// Runs an operation that may change something, and answers after its commit.
@@ -131,6 +134,11 @@ impl Store {
     /// Signals changes made through this process. Others may write the same Postgres, so poll as well.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// How many transactions this process has committed.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
     }
 
     /// Finishes what was accepted and closes the connections.

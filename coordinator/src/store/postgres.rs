@@ -2,6 +2,8 @@
 //! asks for it.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -31,10 +33,11 @@ record! { struct Now { now: i64 } }
 pub(super) struct Postgres {
     pool: PgPool,
     clock: Clock,
+    commits: Arc<AtomicU64>,
 }
 
 impl Postgres {
-    pub(super) async fn open(url: &str, clock: Clock) -> Result<Self, OpenError> {
+    pub(super) async fn open(url: &str, clock: Clock, commits: Arc<AtomicU64>) -> Result<Self, OpenError> {
         let options: PgConnectOptions = url.parse().map_err(OpenError::Connect)?;
         let options = options.application_name("promptsweep coordinator").options([
             ("statement_timeout", "30s"),
@@ -48,7 +51,7 @@ impl Postgres {
             .await
             .map_err(OpenError::Connect)?;
         migrate(&pool).await?;
-        Ok(Self { pool, clock })
+        Ok(Self { pool, clock, commits })
     }
 
     pub(super) async fn write<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
@@ -64,7 +67,10 @@ impl Postgres {
         let now = self.now(&mut *tx).await?;
         let output = op.run(&mut *tx, now).await;
         match output {
-            Ok(_) => tx.commit().await?,
+            Ok(_) => {
+                tx.commit().await?;
+                self.commits.fetch_add(1, Ordering::Relaxed);
+            }
             Err(_) => tx.rollback().await?,
         }
         output
@@ -83,7 +89,7 @@ impl Postgres {
             return Ok(now);
         }
         let row: Option<Now> = tx.fetch_one(NOW, args![]).await?;
-        row.map(|row| row.now).ok_or(Error::Database(std::sync::Arc::new(sqlx::Error::RowNotFound)))
+        row.map(|row| row.now).ok_or(Error::Database(Arc::new(sqlx::Error::RowNotFound)))
     }
 
     pub(super) async fn close(&self) {

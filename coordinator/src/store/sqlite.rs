@@ -5,6 +5,7 @@ use std::fs::File;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub(super) struct Sqlite {
 }
 
 impl Sqlite {
-    pub(super) async fn open(path: &str, clock: Clock) -> Result<Self, OpenError> {
+    pub(super) async fn open(path: &str, clock: Clock, commits: Arc<AtomicU64>) -> Result<Self, OpenError> {
         if path.is_empty() || path.contains('?') || path.contains(":memory:") {
             return Err(OpenError::Url("`sqlite:…` names no plain file".to_owned()));
         }
@@ -63,7 +64,7 @@ impl Sqlite {
             .await
             .map_err(OpenError::Connect)?;
         let (jobs, queue) = mpsc::channel(WAITING);
-        let writer = tokio::spawn(write_all(connection, queue, clock.clone(), lock));
+        let writer = tokio::spawn(write_all(connection, queue, clock.clone(), lock, commits));
         Ok(Self { jobs, readers, clock, writer: Arc::new(Mutex::new(Some(writer))) })
     }
 
@@ -229,12 +230,15 @@ async fn write_all(
     mut queue: mpsc::Receiver<Box<dyn Job>>,
     clock: Clock,
     lock: Flock<File>,
+    commits: Arc<AtomicU64>,
 ) {
     let mut group = Vec::with_capacity(GROUP);
     let mut stopping = false;
     while !stopping && queue.recv_many(&mut group, GROUP).await > 0 {
         stopping = group.iter().any(|job| job.is_stop());
-        write_group(&mut connection, group.drain(..), clock.local()).await;
+        if write_group(&mut connection, group.drain(..), clock.local()).await {
+            commits.fetch_add(1, Ordering::Relaxed);
+        }
     }
     queue.close();
     while let Some(job) = queue.recv().await {
@@ -246,15 +250,16 @@ async fn write_all(
     drop(lock);
 }
 
+/// Whether it was committed.
 async fn write_group(
     connection: &mut SqliteConnection,
     group: impl Iterator<Item = Box<dyn Job>>,
     now: Millis,
-) {
+) -> bool {
     if let Err(error) = connection.execute("BEGIN IMMEDIATE").await {
         let error = Error::from(error);
         group.for_each(|job| job.refuse(error.clone()));
-        return;
+        return false;
     }
     let mut answers = Vec::new();
     let mut broken: Option<Error> = None;
@@ -279,9 +284,11 @@ async fn write_group(
         // The failure may have ended the transaction already.
         let _ = connection.execute("ROLLBACK").await;
     }
+    let is_committed = broken.is_none();
     for answer in answers {
         answer(broken.clone());
     }
+    is_committed
 }
 
 type Answer = Box<dyn FnOnce(Option<Error>) + Send>;
