@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
-use sweeps::recipe::{HeadInit, Method};
+use sweeps::recipe::{HeadInit, Method, Vpt};
 use tch::{Device, Kind, Tensor};
 use worker::backbone::{Arch, Backbone, TensorShape, Weights};
-use worker::trainer::{Ensemble, Member, Rule};
+use worker::trainer::{Ensemble, Member, Rule, Setup};
 use worker::tuning::{Linear, Step};
 use worker::vit::{self, Pool, PositionResize};
 
@@ -45,16 +45,19 @@ struct Bench {
 
 impl Bench {
     fn ensemble(&self, insertion_depth: u32, members: usize) -> Ensemble {
-        let method = Method::VptDeep {
-            prompt_length: 10,
-            insertion_depth,
-            prompted_blocks: None,
-            prompt_dropout: 0.1,
+        let method = Method::Vpt(Vpt { insertion_depth, ..Vpt::deep(10) });
+        let member = |seed| Member { seed, wd: 0.01, wd_head: 0.01, momentum: 0.9 };
+        let members: Vec<Member> = (0..members as i64).map(member).collect();
+        let setup = Setup {
+            method: &method,
+            head: HeadInit::Vpt,
+            classes: 10,
+            image_size: IMAGE,
+            rule: Rule::Sgd,
+            members: &members,
+            kept: None,
         };
-        let members: Vec<Member> =
-            (0..members as i64).map(|seed| Member { seed, wd: 0.01, momentum: 0.9 }).collect();
-        let (head, rule) = (HeadInit::Vpt, Rule::Sgd);
-        Ensemble::new(self.vit.arch(), &method, head, 10, rule, &members, Kind::Float, self.device)
+        Ensemble::new(&self.vit, &setup)
     }
 
     /// What enters block `first`.

@@ -8,8 +8,10 @@ mod error;
 mod family;
 mod hash;
 mod keys;
+mod method;
 mod names;
 mod read;
+mod read_method;
 mod write;
 
 pub use self::error::{Fault, RecipeError};
@@ -17,7 +19,11 @@ pub use self::family::{Family, known_family};
 pub(crate) use self::hash::hex;
 pub use self::keys::{KEYS, Key, METHODS, method_reads, methods_reading};
 pub(crate) use self::keys::{is_key, list, unknown};
-pub use self::names::{check_name, check_task_name, known_depth};
+pub use self::method::{
+    AlsoTrain, CrossInsertion, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method,
+    PixelInit, Pooling, Spt, SptInit, Vpt,
+};
+pub use self::names::{check_name, check_task_name, known_depth, known_width};
 pub(crate) use self::read::Source;
 
 pub(crate) const DEFAULT_BATCH_SIZE: u32 = 64;
@@ -40,6 +46,8 @@ pub struct Recipe {
     /// Peak learning rate, `scaled_by` already applied.
     pub lr: f64,
     pub wd: f64,
+    /// Weight decay of the head; `None`: as `wd`.
+    pub wd_head: Option<f64>,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
 }
@@ -74,31 +82,6 @@ pub enum Normalization {
     None,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub enum Method {
-    Linear,
-    VptShallow {
-        prompt_length: u32,
-        insertion_depth: u32,
-        prompt_dropout: f64,
-    },
-    VptDeep {
-        prompt_length: u32,
-        insertion_depth: u32,
-        /// `None`: every block from `insertion_depth` on.
-        prompted_blocks: Option<u32>,
-        prompt_dropout: f64,
-    },
-    Gated {
-        prompt_length: u32,
-        insertion_depth: u32,
-        prompt_dropout: f64,
-        gate_init: f64,
-        /// Whether the attention temperatures are trained; if not, they are 1.
-        temperature: bool,
-    },
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadInit {
     /// W ~ N(0, 2/C), b = −ln 99 (VPT).
@@ -111,14 +94,41 @@ pub enum HeadInit {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Optimizer {
-    Sgd { momentum: f64 },
-    AdamW { beta1: f64, beta2: f64, eps: f64 },
+    Sgd {
+        momentum: f64,
+    },
+    /// Torch's: the decay comes before the update.
+    AdamW {
+        beta1: f64,
+        beta2: f64,
+        eps: f64,
+    },
+    /// The VPT code's: eps enters before the bias correction, the decay comes after the update and spares biases.
+    AdamWVpt {
+        beta1: f64,
+        beta2: f64,
+        eps: f64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Schedule {
     Constant,
-    Cosine { warmup_epochs: u32, warmup: Warmup },
+    Cosine {
+        warmup_epochs: u32,
+        warmup: Warmup,
+    },
+    /// The SPT code's: a new rate in every step, from 0 over the peak to `min_lr`.
+    CosineSpt {
+        warmup_epochs: u32,
+        min_lr: f64,
+    },
+    /// The CVPT code's: from `warmup_lr` over the peak to `min_lr`, one epoch late.
+    CosineCvpt {
+        warmup_epochs: u32,
+        warmup_lr: f64,
+        min_lr: f64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,13 +146,15 @@ impl Recipe {
     /// # Errors
     /// Prompts that would enter a block the backbone does not have.
     pub fn check_depth(&self, depth: u32) -> Result<(), RecipeError> {
-        let (insertion_depth, prompted_blocks) = match self.method {
-            Method::Linear => return Ok(()),
-            Method::VptDeep { insertion_depth, prompted_blocks, .. } => (insertion_depth, prompted_blocks),
-            Method::VptShallow { insertion_depth, .. } | Method::Gated { insertion_depth, .. } => {
-                (insertion_depth, None)
-            }
-        };
+        if let Method::PartialK { blocks, .. } = self.method
+            && blocks > depth
+        {
+            return Err(RecipeError::new(
+                "trained_blocks",
+                format!("is {blocks}, but `{}` has {depth} blocks: use 1 to {depth}", self.backbone),
+            ));
+        }
+        let Some((insertion_depth, prompted_blocks)) = self.method.range() else { return Ok(()) };
         let backbone = &self.backbone;
         if insertion_depth >= depth {
             let last = depth.saturating_sub(1);
@@ -160,6 +172,46 @@ impl Recipe {
                     depth - insertion_depth
                 ),
             )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks what depends on the width of the backbone's tokens, as [`Recipe::check_depth`] does with its blocks.
+    ///
+    /// # Errors
+    /// Segments that do not divide the width; a bottleneck of width 0.
+    pub fn check_width(&self, width: u32) -> Result<(), RecipeError> {
+        let backbone = &self.backbone;
+        match &self.method {
+            Method::E2vpt(method) if !width.is_multiple_of(method.segments) => Err(RecipeError::new(
+                "segments",
+                format!("is {}, which does not divide the {width} of `{backbone}`", method.segments),
+            )),
+            Method::Adapter { reduction, .. } if *reduction > width => Err(RecipeError::new(
+                "reduction",
+                format!("is {reduction}, more than the width {width} of `{backbone}`"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks what depends on the number of patches of an image.
+    ///
+    /// # Errors
+    /// More prompts than patches where they take the patches' place.
+    pub fn check_patches(&self, patches: u32) -> Result<(), RecipeError> {
+        match &self.method {
+            Method::Vpt(Vpt { prompt_length, insertion_depth: 1.., deep: Some(deep), .. })
+                if deep.fidelity == Fidelity::Code && *prompt_length > patches =>
+            {
+                Err(RecipeError::new(
+                    "prompt_length",
+                    format!(
+                        "is {prompt_length}, but with `fidelity: code` prompts take the place of patches, of which \
+                         an image has {patches}: use fewer, or `fidelity: paper`"
+                    ),
+                ))
+            }
             _ => Ok(()),
         }
     }

@@ -41,9 +41,8 @@ fn every_parameter_is_documented_with_its_readers() {
     let manual = include_str!("../../docs/sweep-file.md");
     for key in sweeps::recipe::KEYS {
         let readers = match key.methods {
-            [one] => format!("`{one}`"),
             many if many.len() == sweeps::recipe::METHODS.len() => "all".to_owned(),
-            _ => "prompted".to_owned(),
+            some => some.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
         };
         let row = format!("| `{}` | {readers} |", key.name);
         assert!(manual.contains(&row), "docs/sweep-file.md lacks `{row}`");

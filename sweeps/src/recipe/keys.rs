@@ -1,7 +1,25 @@
 //! The one table of a recipe's keys: what each means and which methods read it.
 
 /// The methods of this version, in the order of the documentation.
-pub const METHODS: &[&str] = &["linear", "vpt_shallow", "vpt_deep", "gated"];
+pub const METHODS: &[&str] = &[
+    "linear",
+    "mlp_k",
+    "partial_k",
+    "full",
+    "bias",
+    "cls",
+    "adapter",
+    "sidetune",
+    "lora",
+    "ssf",
+    "vpt_shallow",
+    "vpt_deep",
+    "e2vpt",
+    "gated",
+    "spt_shallow",
+    "spt_deep",
+    "cvpt",
+];
 
 /// A key of a recipe.
 #[derive(Debug, Clone, Copy)]
@@ -13,9 +31,14 @@ pub struct Key {
     pub doc: &'static str,
 }
 
-const PROMPTED: &[&str] = &["vpt_shallow", "vpt_deep", "gated"];
+const PROMPTED: &[&str] = &["vpt_shallow", "vpt_deep", "e2vpt", "gated", "spt_shallow", "spt_deep", "cvpt"];
+const DROPPED: &[&str] = &["vpt_shallow", "vpt_deep", "e2vpt", "gated", "cvpt"];
+const INSERTED: &[&str] = &["vpt_shallow", "vpt_deep", "gated"];
+const VPT: &[&str] = &["vpt_shallow", "vpt_deep"];
 const DEEP: &[&str] = &["vpt_deep"];
+const E2VPT: &[&str] = &["e2vpt"];
 const GATED: &[&str] = &["gated"];
+const SPT: &[&str] = &["spt_shallow", "spt_deep"];
 
 /// Every key, in the order of the documentation.
 pub const KEYS: &[Key] = &[
@@ -29,9 +52,13 @@ pub const KEYS: &[Key] = &[
     key("recipe", METHODS, "preprocessing: vpt_tf, noah or spt; vpt_tf"),
     key("normalization", METHODS, "of the pixels: imagenet, inception or none; imagenet"),
     key("image_size", METHODS, "side of the square input in pixels, 1 to 4096; 224"),
-    key("method", METHODS, "linear, vpt_shallow, vpt_deep or gated; required"),
-    key("prompt_length", PROMPTED, "prompt tokens per prompted block, 1 to 10000; required"),
-    key("insertion_depth", PROMPTED, "first block (from 0) whose input receives prompts; 0"),
+    key("method", METHODS, "how the backbone is tuned, one of those in docs/methods.md; required"),
+    key(
+        "prompt_length",
+        PROMPTED,
+        "prompt tokens per prompted block, 1 to 10000; width of the frame for `pad`; required",
+    ),
+    key("insertion_depth", INSERTED, "first block (from 0) whose input receives prompts; 0"),
     key(
         "prompted_blocks",
         DEEP,
@@ -39,22 +66,76 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "prompt_dropout",
-        PROMPTED,
+        DROPPED,
         "share of prompt activations dropped, 0 <= p < 1; vpt_shallow 0, else 0.1",
     ),
+    key("location", VPT, "of prompts: prepend, prepend_pixel, add, add_1, pad or below; prepend"),
+    key(
+        "prompt_init",
+        &["vpt_shallow", "vpt_deep", "spt_shallow", "spt_deep"],
+        "how prompts start: uniform, gaussian or imagenet; of spt: random, mean_pooling, max_pooling or kmeans",
+    ),
+    key(
+        "prompt_project",
+        VPT,
+        "width of the prompts before a linear layer to the backbone's; null: no layer",
+    ),
+    key("pooling", VPT, "tokens that feed the head: original, image, prompt or image_prompt; original"),
+    key("also_train", VPT, "of the backbone: none, bias, cls or cls_reinit; none"),
+    key("shared", DEEP, "whether all blocks get the same prompts; false"),
+    key("noexpand", DEEP, "whether the slots are taken out behind the last prompted block; false"),
+    key("kv_length", E2VPT, "key-value prompts per head, 0 to 10000; required"),
+    key("kv_share", E2VPT, "whether keys and values get the same prompts; true"),
+    key("kv_position", E2VPT, "of key-value prompts: before or after; the same function; before"),
+    key("kv_blocks", E2VPT, "blocks with key-value prompts: all or first; all"),
+    key("segments", E2VPT, "segments of a token that can be pruned; divides the width; 16"),
     key("gate_init", GATED, "the gates' logits start at minus this, -100 to 100; 10"),
     key("temperature", GATED, "whether attention temperatures are trained; true"),
+    key("init_images", SPT, "training images drawn for the prompts; null: as many as there are"),
+    key(
+        "cross_insertion",
+        &["cvpt"],
+        "before_attention, parallel, after_attention, into_mlp or after_mlp; after_attention",
+    ),
+    key(
+        "drop_path",
+        &["spt_shallow", "spt_deep", "cvpt"],
+        "stochastic depth of the frozen blocks in training, at the last block; 0",
+    ),
+    key("mlp_layers", &["mlp_k"], "linear layers of the head, 2 to 16; required"),
+    key("mlp_dropout", &["mlp_k"], "share of hidden activations dropped; 0.1"),
+    key("trained_blocks", &["partial_k"], "last blocks that are trained; required"),
+    key("train_norm", &["partial_k"], "whether the last norm is trained too; true"),
+    key("cls_reinit", &["cls"], "whether the class token starts anew; false"),
+    key(
+        "bias_lr_factor",
+        &["bias", "vpt_shallow", "vpt_deep"],
+        "factor of the learning rate of the backbone's biases; 1",
+    ),
+    key("reduction", &["adapter"], "the backbone's width over the bottleneck's; 8"),
+    key("rank", &["lora"], "of the updates; 8"),
+    key("lora_alpha", &["lora"], "updates are scaled by this over rank; rank"),
+    key(
+        "fidelity",
+        &["adapter", "vpt_deep", "e2vpt", "cvpt"],
+        "where paper and code differ: paper or code; paper",
+    ),
     key("head_init", METHODS, "how the linear head starts: vpt, spt or zero; vpt"),
     key("epochs", METHODS, "passes over the training images, 1 to 100000; 100"),
     key("batch_size", METHODS, "images per step, 1 to 65536; 64"),
     key("lr", METHODS, "peak learning rate, >= 0; required"),
     key("wd", METHODS, "weight decay, >= 0; 0"),
+    key("wd_head", METHODS, "weight decay of the head; null: as wd"),
     key(
         "optimizer",
         METHODS,
-        "{name: sgd, momentum} or {name: adamw, beta1, beta2, eps}; sgd with momentum 0.9",
+        "{name: sgd, momentum} or {name: adamw or adamw_vpt, beta1, beta2, eps}; sgd with momentum 0.9",
     ),
-    key("schedule", METHODS, "{name: cosine, warmup_epochs, warmup} or {name: constant}; cosine"),
+    key(
+        "schedule",
+        METHODS,
+        "{name: cosine, warmup_epochs, warmup}, cosine_spt, cosine_cvpt or {name: constant}; cosine",
+    ),
 ];
 
 const fn key(name: &'static str, methods: &'static [&'static str], doc: &'static str) -> Key {

@@ -1,6 +1,9 @@
 //! Names: of the choices of a recipe, and which names backbones, tasks and splits may have.
 
-use super::{HeadInit, Method, Normalization, Optimizer, Preprocessing, Schedule, Warmup};
+use super::{
+    AlsoTrain, CrossInsertion, Fidelity, HeadInit, KvBlocks, KvPosition, Location, Method, Normalization,
+    Optimizer, PixelInit, Pooling, Preprocessing, Schedule, SptInit, Warmup,
+};
 
 pub(super) const PREPROCESSING: &[(&str, Preprocessing)] =
     &[("vpt_tf", Preprocessing::VptTf), ("noah", Preprocessing::Noah), ("spt", Preprocessing::Spt)];
@@ -12,6 +15,51 @@ pub(super) const NORMALIZATION: &[(&str, Normalization)] = &[
 pub(super) const HEAD_INIT: &[(&str, HeadInit)] =
     &[("vpt", HeadInit::Vpt), ("spt", HeadInit::Spt), ("zero", HeadInit::Zero)];
 pub(super) const WARMUP: &[(&str, Warmup)] = &[("vpt", Warmup::Vpt), ("nonzero", Warmup::Nonzero)];
+
+pub(super) const FIDELITY: &[(&str, Fidelity)] = &[("paper", Fidelity::Paper), ("code", Fidelity::Code)];
+pub(super) const LOCATION: &[(&str, Location)] = &[
+    ("prepend", Location::Prepend),
+    ("prepend_pixel", Location::PrependPixel),
+    ("add", Location::Add),
+    ("add_1", Location::Add1),
+    ("pad", Location::Pad),
+    ("below", Location::Below),
+];
+pub(super) const PIXEL_INIT: &[(&str, PixelInit)] =
+    &[("uniform", PixelInit::Uniform), ("gaussian", PixelInit::Gaussian), ("imagenet", PixelInit::Imagenet)];
+pub(super) const POOLING: &[(&str, Pooling)] = &[
+    ("original", Pooling::Original),
+    ("image", Pooling::Image),
+    ("prompt", Pooling::Prompt),
+    ("image_prompt", Pooling::ImagePrompt),
+];
+pub(super) const ALSO_TRAIN: &[(&str, AlsoTrain)] = &[
+    ("none", AlsoTrain::None),
+    ("bias", AlsoTrain::Bias),
+    ("cls", AlsoTrain::Cls),
+    ("cls_reinit", AlsoTrain::ClsReinit),
+];
+pub(super) const KV_POSITION: &[(&str, KvPosition)] =
+    &[("before", KvPosition::Before), ("after", KvPosition::After)];
+pub(super) const KV_BLOCKS: &[(&str, KvBlocks)] = &[("all", KvBlocks::All), ("first", KvBlocks::First)];
+pub(super) const SPT_INIT: &[(&str, SptInit)] = &[
+    ("random", SptInit::Random),
+    ("mean_pooling", SptInit::MeanPooling),
+    ("max_pooling", SptInit::MaxPooling),
+    ("kmeans", SptInit::Kmeans),
+];
+pub(super) const CROSS_INSERTION: &[(&str, CrossInsertion)] = &[
+    ("before_attention", CrossInsertion::BeforeAttention),
+    ("parallel", CrossInsertion::Parallel),
+    ("after_attention", CrossInsertion::AfterAttention),
+    ("into_mlp", CrossInsertion::IntoMlp),
+    ("after_mlp", CrossInsertion::AfterMlp),
+];
+
+/// The name of a choice in its table, which holds every one.
+pub(super) fn name_of<T: PartialEq>(table: &[(&'static str, T)], choice: &T) -> &'static str {
+    table.iter().find(|(_, found)| found == choice).map_or("", |(name, _)| name)
+}
 
 const MAX_NAME: usize = 128;
 
@@ -64,6 +112,7 @@ impl Optimizer {
         match self {
             Optimizer::Sgd { .. } => "sgd",
             Optimizer::AdamW { .. } => "adamw",
+            Optimizer::AdamWVpt { .. } => "adamw_vpt",
         }
     }
 }
@@ -74,6 +123,8 @@ impl Schedule {
         match self {
             Schedule::Constant => "constant",
             Schedule::Cosine { .. } => "cosine",
+            Schedule::CosineSpt { .. } => "cosine_spt",
+            Schedule::CosineCvpt { .. } => "cosine_cvpt",
         }
     }
 }
@@ -84,9 +135,22 @@ impl Method {
     pub fn name(&self) -> &'static str {
         match self {
             Method::Linear => "linear",
-            Method::VptShallow { .. } => "vpt_shallow",
-            Method::VptDeep { .. } => "vpt_deep",
+            Method::MlpK { .. } => "mlp_k",
+            Method::Full => "full",
+            Method::PartialK { .. } => "partial_k",
+            Method::Bias { .. } => "bias",
+            Method::Cls { .. } => "cls",
+            Method::Adapter { .. } => "adapter",
+            Method::Sidetune => "sidetune",
+            Method::Lora { .. } => "lora",
+            Method::Ssf => "ssf",
+            Method::Vpt(vpt) if vpt.deep.is_none() => "vpt_shallow",
+            Method::Vpt(_) => "vpt_deep",
+            Method::E2vpt(_) => "e2vpt",
             Method::Gated { .. } => "gated",
+            Method::Spt(spt) if spt.deep => "spt_deep",
+            Method::Spt(_) => "spt_shallow",
+            Method::Cvpt(_) => "cvpt",
         }
     }
 }
@@ -127,6 +191,17 @@ pub fn check_task_name(name: &str) -> Result<(), String> {
 /// `vit_large_patch16`, `dinov2_vits14`, `deit_tiny`. `None` for every other name.
 #[must_use]
 pub fn known_depth(backbone: &str) -> Option<u32> {
+    known_size(backbone).map(|(depth, _)| depth)
+}
+
+/// As [`known_depth`], the width of a token.
+#[must_use]
+pub fn known_width(backbone: &str) -> Option<u32> {
+    known_size(backbone).map(|(_, width)| width)
+}
+
+/// Blocks and width.
+fn known_size(backbone: &str) -> Option<(u32, u32)> {
     let name = backbone.to_ascii_lowercase();
     let starts = name
         .match_indices("vit")
@@ -137,9 +212,11 @@ pub fn known_depth(backbone: &str) -> Option<u32> {
             let size = name[end..].trim_start_matches(['_', '-', '.']);
             let letters = size.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(size.len());
             match &size[..letters] {
-                "ti" | "tiny" | "s" | "small" | "b" | "base" => Some(12),
-                "l" | "large" => Some(24),
-                "h" | "huge" => Some(32),
+                "ti" | "tiny" => Some((12, 192)),
+                "s" | "small" => Some((12, 384)),
+                "b" | "base" => Some((12, 768)),
+                "l" | "large" => Some((24, 1024)),
+                "h" | "huge" => Some((32, 1280)),
                 _ => None,
             }
         },

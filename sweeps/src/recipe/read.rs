@@ -5,11 +5,15 @@ use std::ops::RangeInclusive;
 
 use super::keys::{self, KEYS, METHODS};
 use super::names::{self, HEAD_INIT, NORMALIZATION, PREPROCESSING, WARMUP};
+use super::read_method::read_method;
 use super::{
     DEFAULT_BATCH_SIZE, HeadInit, Method, Normalization, Optimizer, Preprocessing, Recipe, RecipeError,
     Schedule, Split, Warmup, known_family,
 };
 use crate::value::{self, Settings, Value};
+
+/// AlexNet pools an image of fewer pixels to nothing.
+const SMALLEST_SIDE_IMAGE: u32 = 63;
 
 /// Settings in layers, of which a later one hides the same keys of those before it. A space of a million
 /// configurations shares its base this way instead of copying it.
@@ -70,6 +74,7 @@ impl Recipe {
             batch_size: top.int("batch_size", Some(DEFAULT_BATCH_SIZE), 1..=65_536)?,
             lr: lr(&top, lr_factor)?,
             wd: top.float("wd", Some(0.0), "a number >= 0", |x| x >= 0.0)?,
+            wd_head: wd_head(&top)?,
             optimizer: optimizer(source)?,
             schedule: schedule(source, epochs)?,
             backbone,
@@ -79,6 +84,14 @@ impl Recipe {
         }
         if let Some(depth) = names::known_depth(&recipe.backbone) {
             recipe.check_depth(depth)?;
+        }
+        if let Some(width) = names::known_width(&recipe.backbone) {
+            recipe.check_width(width)?;
+        }
+        if recipe.method == Method::Sidetune && recipe.image_size < SMALLEST_SIDE_IMAGE {
+            let message =
+                format!("is too small for the network of `sidetune`: use at least {SMALLEST_SIDE_IMAGE}");
+            return Err(RecipeError::new("image_size", message));
         }
         Ok(recipe)
     }
@@ -90,34 +103,12 @@ fn lr(top: &Fields<'_>, factor: f64) -> Result<f64, RecipeError> {
     if lr.is_finite() { Ok(lr) } else { Err(RecipeError::new("lr", "is too large once it is scaled")) }
 }
 
-fn read_method(top: &Fields<'_>, name: &str) -> Result<Method, RecipeError> {
-    if name == "linear" {
-        return Ok(Method::Linear);
+/// `None` where nothing sets it, or where it is null.
+fn wd_head(top: &Fields<'_>) -> Result<Option<f64>, RecipeError> {
+    match top.source.get("wd_head") {
+        None | Some(Value::Null) => Ok(None),
+        Some(_) => top.float("wd_head", None, "a number >= 0", |x| x >= 0.0).map(Some),
     }
-    let dropout = if name == "vpt_shallow" { 0.0 } else { 0.1 };
-    let prompt_length = top.int("prompt_length", None, 1..=10_000)?;
-    let insertion_depth = top.int("insertion_depth", Some(0), 0..=9_999)?;
-    let prompt_dropout =
-        top.float("prompt_dropout", Some(dropout), "a number with 0 <= p < 1", |x| (0.0..1.0).contains(&x))?;
-    Ok(match name {
-        "vpt_shallow" => Method::VptShallow { prompt_length, insertion_depth, prompt_dropout },
-        "vpt_deep" => {
-            let prompted_blocks = match top.source.get("prompted_blocks") {
-                None | Some(Value::Null) => None,
-                Some(_) => Some(top.int("prompted_blocks", None, 1..=10_000)?),
-            };
-            Method::VptDeep { prompt_length, insertion_depth, prompted_blocks, prompt_dropout }
-        }
-        _ => Method::Gated {
-            prompt_length,
-            insertion_depth,
-            prompt_dropout,
-            gate_init: top.float("gate_init", Some(10.0), "a number from -100 to 100", |x| {
-                (-100.0..=100.0).contains(&x)
-            })?,
-            temperature: top.bool("temperature", true)?,
-        },
-    })
 }
 
 fn split(source: Source<'_>) -> Result<Split, RecipeError> {
@@ -156,45 +147,60 @@ fn optimizer(source: Source<'_>) -> Result<Optimizer, RecipeError> {
     let share = |field: &str, default: f64| {
         fields.float(field, Some(default), "a number with 0 <= x < 1", |x| (0.0..1.0).contains(&x))
     };
-    match fields.choice("name", None, &[("sgd", "sgd"), ("adamw", "adamw")])? {
-        "sgd" => {
-            fields.check_fields(&["name", "momentum"], "sgd")?;
-            Ok(Optimizer::Sgd { momentum: share("momentum", 0.9)? })
-        }
-        _ => {
-            fields.check_fields(&["name", "beta1", "beta2", "eps"], "adamw")?;
-            Ok(Optimizer::AdamW {
-                beta1: share("beta1", 0.9)?,
-                beta2: share("beta2", 0.999)?,
-                eps: fields.float("eps", Some(1e-8), "a number > 0", |x| x > 0.0)?,
-            })
-        }
+    let name =
+        fields.choice("name", None, &[("sgd", "sgd"), ("adamw", "adamw"), ("adamw_vpt", "adamw_vpt")])?;
+    if name == "sgd" {
+        fields.check_fields(&["name", "momentum"], name)?;
+        return Ok(Optimizer::Sgd { momentum: share("momentum", 0.9)? });
     }
+    fields.check_fields(&["name", "beta1", "beta2", "eps"], name)?;
+    let (beta1, beta2) = (share("beta1", 0.9)?, share("beta2", 0.999)?);
+    let eps = |default: f64| fields.float("eps", Some(default), "a number > 0", |x| x > 0.0);
+    Ok(match name {
+        "adamw" => Optimizer::AdamW { beta1, beta2, eps: eps(1e-8)? },
+        _ => Optimizer::AdamWVpt { beta1, beta2, eps: eps(1e-6)? },
+    })
 }
 
 fn schedule(source: Source<'_>, epochs: u32) -> Result<Schedule, RecipeError> {
     let map = named(source, "schedule", "cosine")?;
     let layers = [map.as_ref()];
     let fields = Fields { scope: Some("schedule"), source: Source { layers: &layers } };
-    match fields.choice("name", None, &[("cosine", "cosine"), ("constant", "constant")])? {
-        "cosine" => {
-            fields.check_fields(&["name", "warmup_epochs", "warmup"], "cosine")?;
-            let warmup_epochs = fields.int("warmup_epochs", Some(epochs / 10), 0..=100_000)?;
-            if warmup_epochs >= epochs {
-                let message =
-                    format!("is {warmup_epochs}, but must be less than `epochs`, which is {epochs}");
-                return Err(RecipeError::within("schedule", "warmup_epochs", message));
-            }
-            Ok(Schedule::Cosine {
-                warmup_epochs,
-                warmup: fields.choice("warmup", Some(Warmup::Nonzero), WARMUP)?,
-            })
-        }
-        _ => {
-            fields.check_fields(&["name"], "constant")?;
-            Ok(Schedule::Constant)
-        }
+    let kinds = [
+        ("cosine", "cosine"),
+        ("cosine_spt", "cosine_spt"),
+        ("cosine_cvpt", "cosine_cvpt"),
+        ("constant", "constant"),
+    ];
+    let name = fields.choice("name", None, &kinds)?;
+    if name == "constant" {
+        fields.check_fields(&["name"], name)?;
+        return Ok(Schedule::Constant);
     }
+    let own: &[&str] = match name {
+        "cosine" => &["name", "warmup_epochs", "warmup"],
+        "cosine_spt" => &["name", "warmup_epochs", "min_lr"],
+        _ => &["name", "warmup_epochs", "warmup_lr", "min_lr"],
+    };
+    fields.check_fields(own, name)?;
+    let warmup_epochs = fields.int("warmup_epochs", Some(epochs / 10), 0..=100_000)?;
+    if warmup_epochs >= epochs {
+        let message = format!("is {warmup_epochs}, but must be less than `epochs`, which is {epochs}");
+        return Err(RecipeError::within("schedule", "warmup_epochs", message));
+    }
+    let rate = |field: &str, default: f64| fields.float(field, Some(default), "a number >= 0", |x| x >= 0.0);
+    Ok(match name {
+        "cosine" => Schedule::Cosine {
+            warmup_epochs,
+            warmup: fields.choice("warmup", Some(Warmup::Nonzero), WARMUP)?,
+        },
+        "cosine_spt" => Schedule::CosineSpt { warmup_epochs, min_lr: rate("min_lr", 1e-8)? },
+        _ => Schedule::CosineCvpt {
+            warmup_epochs,
+            warmup_lr: rate("warmup_lr", 1e-6)?,
+            min_lr: rate("min_lr", 1e-5)?,
+        },
+    })
 }
 
 /// The map under `key`; a bare name stands for the map that holds only the name.
@@ -212,9 +218,9 @@ fn named<'a>(source: Source<'a>, key: &str, default: &str) -> Result<Cow<'a, Set
 }
 
 /// Typed access to a flat map: the recipe itself, or (with a `scope`) the map under one of its keys.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     scope: Option<&'static str>,
-    source: Source<'a>,
+    pub(super) source: Source<'a>,
 }
 
 impl<'a> Fields<'a> {
@@ -272,7 +278,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn int(&self, field: &str, default: Option<u32>, range: RangeInclusive<u32>) -> Result<u32, RecipeError> {
+    pub(super) fn int(
+        &self,
+        field: &str,
+        default: Option<u32>,
+        range: RangeInclusive<u32>,
+    ) -> Result<u32, RecipeError> {
         let (low, high) = (*range.start(), *range.end());
         match self.value(field, default.as_ref())? {
             None => Ok(default.unwrap_or(low)),
@@ -290,7 +301,7 @@ impl<'a> Fields<'a> {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a number of a recipe is a float, however it was written")]
-    fn float(
+    pub(super) fn float(
         &self,
         field: &str,
         default: Option<f64>,
@@ -312,7 +323,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn bool(&self, field: &str, default: bool) -> Result<bool, RecipeError> {
+    pub(super) fn bool(&self, field: &str, default: bool) -> Result<bool, RecipeError> {
         match self.source.get(field) {
             None => Ok(default),
             Some(Value::Bool(b)) => Ok(*b),
@@ -320,7 +331,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy>(
         &self,
         field: &str,
         default: Option<T>,

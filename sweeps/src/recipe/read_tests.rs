@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::super::{Method, Optimizer, Recipe, Schedule, Split, Warmup};
+use super::super::{
+    AlsoTrain, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method, Optimizer, PixelInit,
+    Recipe, Schedule, Split, Spt, Vpt, Warmup,
+};
 use super::*;
 
 fn json(extra: &str) -> String {
@@ -31,23 +34,19 @@ fn defaults_are_those_of_the_documentation() {
             preprocessing: Preprocessing::VptTf,
             normalization: Normalization::Imagenet,
             image_size: 224,
-            method: Method::VptDeep {
-                prompt_length: 10,
-                insertion_depth: 0,
-                prompted_blocks: None,
-                prompt_dropout: 0.1
-            },
+            method: Method::Vpt(Vpt::deep(10)),
             head_init: HeadInit::Vpt,
             epochs: 100,
             batch_size: 64,
             lr: 0.5,
             wd: 0.0,
+            wd_head: None,
             optimizer: Optimizer::Sgd { momentum: 0.9 },
             schedule: Schedule::Cosine { warmup_epochs: 10, warmup: Warmup::Nonzero },
         }
     );
     let shallow = ok(r#", "method": "vpt_shallow", "prompt_length": 1"#).method;
-    assert_eq!(shallow, Method::VptShallow { prompt_length: 1, insertion_depth: 0, prompt_dropout: 0.0 });
+    assert_eq!(shallow, Method::Vpt(Vpt::shallow(1)));
     assert_eq!(
         ok(r#", "method": "gated", "prompt_length": 1"#).method,
         Method::Gated {
@@ -84,7 +83,8 @@ fn warmup_must_end_before_training_does() {
 fn a_key_that_the_method_does_not_read_is_refused_with_those_that_do() {
     assert_eq!(
         refused(r#", "method": "linear", "prompt_length": 5"#),
-        "prompt_length: is not read by method `linear`: `vpt_shallow`, `vpt_deep` and `gated` read it"
+        "prompt_length: is not read by method `linear`: `vpt_shallow`, `vpt_deep`, `e2vpt`, `gated`, `spt_shallow`, \
+         `spt_deep` and `cvpt` read it"
     );
     assert_eq!(
         refused(r#", "method": "vpt_deep", "prompt_length": 5, "gate_init": 1"#),
@@ -99,10 +99,7 @@ fn a_key_that_the_method_does_not_read_is_refused_with_those_that_do() {
 #[test]
 fn every_message_names_key_and_mend() {
     for (extra, message) in [
-        (
-            r#", "method": "lin""#,
-            "method: unknown method `lin`: use `linear`, `vpt_shallow`, `vpt_deep` or `gated`",
-        ),
+        (r#", "method": "lin""#, "method: unknown method `lin`: use `linear`, `mlp_k`, `partial_k`"),
         (r#", "method": "linaer""#, "method: unknown method `linaer`: did you mean `linear`?"),
         (r#", "method": 3"#, "method: must be one of `linear`"),
         (
@@ -181,35 +178,139 @@ fn a_later_layer_hides_an_earlier_one() {
     assert_eq!(recipe.lr, 0.5);
 }
 
+#[test]
+fn settings_that_do_not_go_together_are_refused() {
+    let vpt = r#", "method": "vpt_shallow", "prompt_length": 5"#;
+    let deep = r#", "method": "vpt_deep", "prompt_length": 5"#;
+    for (method, extra, message) in [
+        (deep, r#", "location": "pad""#, "location: `pad` has no deep form: use `vpt_shallow`"),
+        (vpt, r#", "location": "padding""#, "location: unknown location `padding`"),
+        (vpt, r#", "location": "add""#, "prompt_length: is not read at location `add`"),
+        (
+            vpt,
+            r#", "location": "pad", "insertion_depth": 1"#,
+            "insertion_depth: is not read at location `pad`",
+        ),
+        (vpt, r#", "location": "below", "prompt_dropout": 0.1"#, "prompt_dropout: is not read at location"),
+        (vpt, r#", "location": "pad", "prompt_project": 5"#, "prompt_project: is not read at location `pad`"),
+        (vpt, r#", "location": "pad", "pooling": "prompt""#, "pooling: location `pad` has no prompt tokens"),
+        (vpt, r#", "location": "pad", "prompt_init": "uniform""#, "use `gaussian` or `imagenet`"),
+        (vpt, r#", "prompt_init": "gaussian""#, "unknown prompt_init `gaussian`: use `uniform`"),
+        (vpt, r#", "bias_lr_factor": 2"#, "bias_lr_factor: needs `also_train: bias`"),
+        (deep, r#", "noexpand": true, "pooling": "prompt""#, "leave `noexpand` out"),
+        (vpt, r#", "shared": true"#, "shared: is not read by method `vpt_shallow`: `vpt_deep` reads it"),
+        (
+            r#", "method": "e2vpt", "prompt_length": 5"#,
+            r#", "kv_length": 1, "segments": 5"#,
+            "does not divide the 768",
+        ),
+        (r#", "method": "adapter""#, r#", "reduction": 800"#, "more than the width 768 of `vit_b16_in21k`"),
+        (r#", "method": "partial_k""#, r#", "trained_blocks": 13"#, "has 12 blocks: use 1 to 12"),
+        (r#", "method": "sidetune""#, r#", "image_size": 62"#, "image_size: is too small for the network"),
+        (
+            r#", "method": "spt_deep""#,
+            r#", "prompt_length": 1, "prompt_init": "mean_pooling""#,
+            "prompt_length: is 1, but pooling",
+        ),
+    ] {
+        let found = refused(&format!("{method}{extra}"));
+        assert!(found.contains(message), "{extra}: {found}");
+    }
+    let code = ok(&format!(r#"{deep}, "insertion_depth": 1, "fidelity": "code""#));
+    assert!(code.check_patches(5).is_ok() && code.check_patches(4).is_err());
+}
+
 fn any_method() -> impl Strategy<Value = Method> {
-    let prompts = (1..=10_000_u32, 0..12_u32, 0.0..1.0_f64);
-    prop_oneof![
+    let share = || 0.0..1.0_f64;
+    let prompts = || (1..=10_000_u32, 0..12_u32, share());
+    let fidelity = || prop_oneof![Just(Fidelity::Paper), Just(Fidelity::Code)];
+    let baselines = prop_oneof![
         Just(Method::Linear),
-        prompts.clone().prop_map(|(prompt_length, insertion_depth, prompt_dropout)| Method::VptShallow {
+        Just(Method::Full),
+        Just(Method::Sidetune),
+        Just(Method::Ssf),
+        (2..=16_u32, share()).prop_map(|(layers, dropout)| Method::MlpK { layers, dropout }),
+        (1..=12_u32, any::<bool>()).prop_map(|(blocks, norm)| Method::PartialK { blocks, norm }),
+        (0.1..9.0_f64).prop_map(|lr_factor| Method::Bias { lr_factor }),
+        any::<bool>().prop_map(|reinit| Method::Cls { reinit }),
+        (1..=10_000_u32, fidelity())
+            .prop_map(|(reduction, fidelity)| Method::Adapter { reduction, fidelity }),
+        (1..=10_000_u32, 0.1..99.0_f64).prop_map(|(rank, alpha)| Method::Lora { rank, alpha }),
+    ];
+    let gated = (prompts(), -100.0..=100.0_f64, any::<bool>()).prop_map(
+        |((prompt_length, insertion_depth, prompt_dropout), gate_init, temperature)| Method::Gated {
             prompt_length,
             insertion_depth,
-            prompt_dropout
-        }),
-        (prompts.clone(), proptest::option::of(1..=4_u32)).prop_map(
-            |((prompt_length, depth, prompt_dropout), k)| {
-                Method::VptDeep {
-                    prompt_length,
-                    insertion_depth: depth % 9,
-                    prompted_blocks: k,
-                    prompt_dropout,
-                }
-            }
-        ),
-        (prompts, -100.0..=100.0_f64, any::<bool>()).prop_map(
-            |((prompt_length, insertion_depth, prompt_dropout), gate_init, temperature)| Method::Gated {
+            prompt_dropout,
+            gate_init,
+            temperature,
+        },
+    );
+    let e2vpt = (prompts(), 0..=10_000_u32, any::<(bool, bool, bool)>(), 1..=64_u32, fidelity()).prop_map(
+        |((prompt_length, _, prompt_dropout), kv_length, (kv_share, after, first), segments, fidelity)| {
+            Method::E2vpt(E2vpt {
                 prompt_length,
+                prompt_dropout,
+                kv_length,
+                kv_share,
+                kv_position: if after { KvPosition::After } else { KvPosition::Before },
+                kv_blocks: if first { KvBlocks::First } else { KvBlocks::All },
+                segments,
+                fidelity,
+            })
+        },
+    );
+    let spt = (any::<bool>(), 2..=10_000_u32, 0..4_usize, proptest::option::of(1..=1000_u32), share());
+    let spt = spt.prop_map(|(deep, prompt_length, init, init_images, drop_path)| {
+        let init = names::SPT_INIT[init].1;
+        Method::Spt(Spt { deep, prompt_length, init, init_images, drop_path })
+    });
+    let cvpt = (prompts(), 0..5_usize, share(), fidelity()).prop_map(
+        |((prompt_length, _, prompt_dropout), insertion, drop_path, fidelity)| {
+            let insertion = names::CROSS_INSERTION[insertion].1;
+            Method::Cvpt(Cvpt { prompt_length, prompt_dropout, insertion, drop_path, fidelity })
+        },
+    );
+    prop_oneof![baselines, any_vpt().prop_map(Method::Vpt), e2vpt, gated, spt, cvpt]
+}
+
+fn any_vpt() -> impl Strategy<Value = Vpt> {
+    let tokens = (1..=10_000_u32, 0..9_u32, 0.0..1.0_f64, proptest::option::of(1..=999_u32), 0..4_usize);
+    let deep = (proptest::option::of(1..=3_u32), any::<(bool, bool, bool)>());
+    let also_train = (0..4_usize, 0.1..9.0_f64);
+    let prepended = (tokens, proptest::option::of(deep), also_train).prop_map(
+        |((prompt_length, insertion_depth, prompt_dropout, project, pooling), deep, (also_train, factor))| {
+            let deep = deep.map(|(prompted_blocks, (shared, noexpand, code))| Deep {
+                prompted_blocks,
+                shared,
+                noexpand: noexpand && pooling != 2,
+                fidelity: if code { Fidelity::Code } else { Fidelity::Paper },
+            });
+            let also_train = names::ALSO_TRAIN[also_train].1;
+            Vpt {
                 insertion_depth,
                 prompt_dropout,
-                gate_init,
-                temperature
+                project,
+                pooling: names::POOLING[pooling].1,
+                also_train,
+                bias_lr_factor: if also_train == AlsoTrain::Bias { factor } else { 1.0 },
+                deep,
+                ..Vpt::shallow(prompt_length)
             }
-        ),
-    ]
+        },
+    );
+    let elsewhere = (1..=10_000_u32, 1..6_usize, any::<bool>()).prop_map(|(length, location, deep)| {
+        let location = names::LOCATION[location].1;
+        let is_added = matches!(location, Location::Add | Location::Add1);
+        Vpt {
+            location,
+            prompt_length: if is_added { 0 } else { length },
+            init: if location == Location::Pad { PixelInit::Imagenet } else { PixelInit::Uniform },
+            deep: (deep && is_added).then(Deep::default),
+            ..Vpt::shallow(0)
+        }
+    });
+    prop_oneof![prepended, elsewhere]
 }
 
 fn any_recipe() -> impl Strategy<Value = Recipe> {
@@ -220,16 +321,18 @@ fn any_recipe() -> impl Strategy<Value = Recipe> {
     let head = prop_oneof![Just(HeadInit::Vpt), Just(HeadInit::Spt), Just(HeadInit::Zero)];
     let optimizer = prop_oneof![
         (0.0..1.0_f64).prop_map(|momentum| Optimizer::Sgd { momentum }),
-        (0.0..1.0_f64, 0.0..1.0_f64, 1e-12..1.0_f64).prop_map(|(beta1, beta2, eps)| Optimizer::AdamW {
-            beta1,
-            beta2,
-            eps
+        (0.0..1.0_f64, 0.0..1.0_f64, 1e-12..1.0_f64, any::<bool>()).prop_map(|(beta1, beta2, eps, vpt)| {
+            if vpt {
+                Optimizer::AdamWVpt { beta1, beta2, eps }
+            } else {
+                Optimizer::AdamW { beta1, beta2, eps }
+            }
         }),
     ];
-    let schedule = (1..=1000_u32, proptest::option::of((0.0..1.0_f64, any::<bool>())));
-    let numbers = (1..=4096_u32, 1..=65_536_u32, 0.0..1e6_f64, 0.0..1.0_f64);
+    let schedule = (1..=1000_u32, proptest::option::of((0.0..1.0_f64, 0..4_u32)));
+    let numbers = (63..=4096_u32, 1..=65_536_u32, 0.0..1e6_f64, 0.0..1.0_f64);
     let names = (
-        "vit_b[0-9]{1,2}",
+        "[a-u][a-z0-9_]{1,8}",
         "[a-z0-9]{1,8}(/[a-z0-9]{1,8})?",
         "[a-z]{1,8}",
         proptest::option::of("[a-z]{1,8}"),
@@ -246,9 +349,14 @@ fn any_recipe() -> impl Strategy<Value = Recipe> {
         )| {
             let (optimizer, (epochs, cosine)) = training;
             let (image_size, batch_size, lr, wd) = numbers;
-            let schedule = cosine.map_or(Schedule::Constant, |(share, is_vpt)| Schedule::Cosine {
-                warmup_epochs: (share * f64::from(epochs)) as u32,
-                warmup: if is_vpt { Warmup::Vpt } else { Warmup::Nonzero },
+            let schedule = cosine.map_or(Schedule::Constant, |(share, kind)| {
+                let warmup_epochs = (share * f64::from(epochs)) as u32;
+                match kind {
+                    0 => Schedule::CosineSpt { warmup_epochs, min_lr: share },
+                    1 => Schedule::CosineCvpt { warmup_epochs, warmup_lr: 1e-6, min_lr: share },
+                    2 => Schedule::Cosine { warmup_epochs, warmup: Warmup::Vpt },
+                    _ => Schedule::Cosine { warmup_epochs, warmup: Warmup::Nonzero },
+                }
             });
             Recipe {
                 backbone,
@@ -263,6 +371,7 @@ fn any_recipe() -> impl Strategy<Value = Recipe> {
                 batch_size,
                 lr,
                 wd,
+                wd_head: (wd > 0.5).then_some(wd / 2.0),
                 optimizer,
                 schedule,
             }

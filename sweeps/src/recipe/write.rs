@@ -3,7 +3,7 @@
 //! The form is built once, borrowed ([`Recipe::items`]); settings and canonical JSON are both made from it, the
 //! latter without copies, because a space of a million configurations hashes each of them.
 
-use super::{Method, Optimizer, Recipe, Schedule, Split};
+use super::{Cvpt, E2vpt, Fidelity, Location, Method, Optimizer, Recipe, Schedule, Split, Spt, Vpt, names};
 use crate::value::{Settings, Value, write_display, write_number, write_string};
 
 /// A value of the flat form.
@@ -51,30 +51,118 @@ impl Recipe {
             ("optimizer", optimizer(self.optimizer)),
             ("schedule", schedule(self.schedule)),
         ]);
+        if let Some(wd_head) = self.wd_head {
+            out.push(("wd_head", Item::Float(wd_head)));
+        }
         method(&self.method, &mut out);
         out
     }
 }
 
-fn method(method: &Method, out: &mut Items<'_>) {
-    let (length, depth, dropout) = match *method {
-        Method::Linear => return,
-        Method::VptShallow { prompt_length, insertion_depth, prompt_dropout } => {
-            (prompt_length, insertion_depth, prompt_dropout)
+/// Keys that came after the first hashes were stored are written only where they are not at their default.
+fn method<'a>(method: &'a Method, out: &mut Items<'a>) {
+    match method {
+        Method::Linear | Method::Full | Method::Sidetune | Method::Ssf => {}
+        Method::MlpK { layers, dropout } => {
+            out.extend([("mlp_layers", Item::Int(*layers)), ("mlp_dropout", Item::Float(*dropout))]);
         }
-        Method::VptDeep { prompt_length, insertion_depth, prompted_blocks, prompt_dropout } => {
-            out.push(("prompted_blocks", prompted_blocks.map_or(Item::Null, Item::Int)));
-            (prompt_length, insertion_depth, prompt_dropout)
+        Method::PartialK { blocks, norm } => {
+            out.extend([("trained_blocks", Item::Int(*blocks)), ("train_norm", Item::Bool(*norm))]);
         }
+        Method::Bias { lr_factor } => out.push(("bias_lr_factor", Item::Float(*lr_factor))),
+        Method::Cls { reinit } => out.push(("cls_reinit", Item::Bool(*reinit))),
+        Method::Adapter { reduction, fidelity: f } => {
+            out.extend([("reduction", Item::Int(*reduction)), fidelity(*f)]);
+        }
+        Method::Lora { rank, alpha } => {
+            out.extend([("rank", Item::Int(*rank)), ("lora_alpha", Item::Float(*alpha))]);
+        }
+        Method::Vpt(method) => vpt(method, out),
+        Method::E2vpt(method) => e2vpt(method, out),
         Method::Gated { prompt_length, insertion_depth, prompt_dropout, gate_init, temperature } => {
-            out.extend([("gate_init", Item::Float(gate_init)), ("temperature", Item::Bool(temperature))]);
-            (prompt_length, insertion_depth, prompt_dropout)
+            out.extend([
+                ("prompt_length", Item::Int(*prompt_length)),
+                ("insertion_depth", Item::Int(*insertion_depth)),
+                ("prompt_dropout", Item::Float(*prompt_dropout)),
+                ("gate_init", Item::Float(*gate_init)),
+                ("temperature", Item::Bool(*temperature)),
+            ]);
+        }
+        Method::Spt(method) => spt(method, out),
+        Method::Cvpt(method) => cvpt(method, out),
+    }
+}
+
+fn fidelity(fidelity: Fidelity) -> (&'static str, Item<'static>) {
+    ("fidelity", chosen(names::FIDELITY, &fidelity))
+}
+
+fn chosen<T: PartialEq>(table: &[(&'static str, T)], choice: &T) -> Item<'static> {
+    Item::Str(names::name_of(table, choice))
+}
+
+fn integer(number: Option<u32>) -> Item<'static> {
+    number.map_or(Item::Null, Item::Int)
+}
+
+fn vpt(vpt: &Vpt, out: &mut Items<'_>) {
+    let default = Vpt::shallow(vpt.prompt_length);
+    let mut unless_default = |is_default: bool, key: &'static str, item: Item<'static>| {
+        if !is_default {
+            out.push((key, item));
         }
     };
+    unless_default(vpt.location == Location::Prepend, "location", chosen(names::LOCATION, &vpt.location));
+    let has_length = !matches!(vpt.location, Location::Add | Location::Add1);
+    unless_default(!has_length, "prompt_length", Item::Int(vpt.prompt_length));
+    unless_default(vpt.init == default.init, "prompt_init", chosen(names::PIXEL_INIT, &vpt.init));
+    unless_default(vpt.project.is_none(), "prompt_project", integer(vpt.project));
+    unless_default(vpt.pooling == default.pooling, "pooling", chosen(names::POOLING, &vpt.pooling));
+    let also_train = chosen(names::ALSO_TRAIN, &vpt.also_train);
+    unless_default(vpt.also_train == default.also_train, "also_train", also_train);
+    unless_default(vpt.bias_lr_factor == 1.0, "bias_lr_factor", Item::Float(vpt.bias_lr_factor));
+    if let Some(deep) = vpt.deep {
+        unless_default(!deep.shared, "shared", Item::Bool(deep.shared));
+        unless_default(!deep.noexpand, "noexpand", Item::Bool(deep.noexpand));
+        let (key, item) = fidelity(deep.fidelity);
+        unless_default(deep.fidelity == Fidelity::Paper, key, item);
+        out.push(("prompted_blocks", integer(deep.prompted_blocks)));
+    }
     out.extend([
-        ("prompt_length", Item::Int(length)),
-        ("insertion_depth", Item::Int(depth)),
-        ("prompt_dropout", Item::Float(dropout)),
+        ("insertion_depth", Item::Int(vpt.insertion_depth)),
+        ("prompt_dropout", Item::Float(vpt.prompt_dropout)),
+    ]);
+}
+
+fn e2vpt(e2vpt: &E2vpt, out: &mut Items<'_>) {
+    out.extend([
+        ("prompt_length", Item::Int(e2vpt.prompt_length)),
+        ("prompt_dropout", Item::Float(e2vpt.prompt_dropout)),
+        ("kv_length", Item::Int(e2vpt.kv_length)),
+        ("kv_share", Item::Bool(e2vpt.kv_share)),
+        ("kv_position", chosen(names::KV_POSITION, &e2vpt.kv_position)),
+        ("kv_blocks", chosen(names::KV_BLOCKS, &e2vpt.kv_blocks)),
+        ("segments", Item::Int(e2vpt.segments)),
+        fidelity(e2vpt.fidelity),
+    ]);
+}
+
+fn spt(spt: &Spt, out: &mut Items<'_>) {
+    out.extend([
+        ("prompt_length", Item::Int(spt.prompt_length)),
+        ("prompt_init", chosen(names::SPT_INIT, &spt.init)),
+        ("init_images", integer(spt.init_images)),
+        ("drop_path", Item::Float(spt.drop_path)),
+    ]);
+}
+
+fn cvpt(cvpt: &Cvpt, out: &mut Items<'_>) {
+    out.extend([
+        ("prompt_length", Item::Int(cvpt.prompt_length)),
+        ("prompt_dropout", Item::Float(cvpt.prompt_dropout)),
+        ("cross_insertion", chosen(names::CROSS_INSERTION, &cvpt.insertion)),
+        ("drop_path", Item::Float(cvpt.drop_path)),
+        fidelity(cvpt.fidelity),
     ]);
 }
 
@@ -90,7 +178,7 @@ fn optimizer(optimizer: Optimizer) -> Item<'static> {
     let name = ("name", Item::Str(optimizer.name()));
     Item::Map(match optimizer {
         Optimizer::Sgd { momentum } => vec![name, ("momentum", Item::Float(momentum))],
-        Optimizer::AdamW { beta1, beta2, eps } => {
+        Optimizer::AdamW { beta1, beta2, eps } | Optimizer::AdamWVpt { beta1, beta2, eps } => {
             vec![
                 name,
                 ("beta1", Item::Float(beta1)),
@@ -108,6 +196,15 @@ fn schedule(schedule: Schedule) -> Item<'static> {
         Schedule::Cosine { warmup_epochs, warmup } => {
             vec![name, ("warmup_epochs", Item::Int(warmup_epochs)), ("warmup", Item::Str(warmup.name()))]
         }
+        Schedule::CosineSpt { warmup_epochs, min_lr } => {
+            vec![name, ("warmup_epochs", Item::Int(warmup_epochs)), ("min_lr", Item::Float(min_lr))]
+        }
+        Schedule::CosineCvpt { warmup_epochs, warmup_lr, min_lr } => vec![
+            name,
+            ("warmup_epochs", Item::Int(warmup_epochs)),
+            ("warmup_lr", Item::Float(warmup_lr)),
+            ("min_lr", Item::Float(min_lr)),
+        ],
     })
 }
 

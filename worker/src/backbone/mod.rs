@@ -13,7 +13,7 @@ mod weights;
 
 use std::ops::Range;
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::convnet::{Convnext, Resnet};
 use crate::swin::Swin;
@@ -70,9 +70,22 @@ impl Backbone {
         &self.arch
     }
 
-    /// A tensor of the checkpoint by its name, if there is one.
-    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
-        self.weights.get(name)
+    /// A tensor of the checkpoint by its name, one of [`Arch::tensors`].
+    pub fn tensor(&self, name: &str) -> &Tensor {
+        self.weights.get(name).unwrap_or_else(|| panic!("`{name}` is not a tensor of this backbone"))
+    }
+
+    /// What its tensors hold, and where they are.
+    pub fn options(&self) -> (Kind, Device) {
+        self.weights.options()
+    }
+
+    /// The vision transformer that it is, if it is one.
+    pub fn vit(&self) -> Option<&Vit> {
+        match &self.net {
+            Net::Vit(vit) => Some(vit),
+            _ => None,
+        }
     }
 
     /// Images `[B, 3, S, S]`, normalised, to what enters block 0: tokens `[B, T, C]`, or a map `[B, C, H, W]` in a

@@ -25,7 +25,7 @@ fn a_tensor_is_read_first_where_its_place_says() {
         let (images, _) = tiny::batch(side, 2, 2, Kind::Double);
         let before = boundaries(&backbone, &images);
         for TensorShape { name, .. } in arch.tensors() {
-            let other = backbone.tensor(&name).unwrap() * 1.5 + 0.1;
+            let other = backbone.tensor(&name) * 1.5 + 0.1;
             let after = boundaries(&backbone.with(vec![(name.clone(), other)]), &images);
             let first = before.iter().zip(&after).position(|(a, b)| !a.equal(b)).unwrap_or(usize::MAX);
             let expected = match arch.place(&name) {
@@ -87,7 +87,7 @@ fn gradients_reach_what_is_replaced() {
             .tensors()
             .into_iter()
             .filter(TensorShape::is_parameter)
-            .map(|t| (t.name.clone(), backbone.tensor(&t.name).unwrap().copy().set_requires_grad(true)))
+            .map(|t| (t.name.clone(), backbone.tensor(&t.name).copy().set_requires_grad(true)))
             .collect();
         let replaced = trained.iter().map(|(name, leaf)| (name.clone(), leaf.shallow_clone())).collect();
         let features = boundaries(&backbone.with(replaced), &images).pop().unwrap();

@@ -66,19 +66,33 @@ pub fn load(
     Ok(Split { images, labels, sha256: content_hash(&entries, &hashes) })
 }
 
+const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+
+/// Pixels in 0..1, `[…, 3, H, W]`, to ImageNet's mean and deviation.
+pub fn to_imagenet(pixels: &Tensor) -> Tensor {
+    let (mean, std) = IMAGENET;
+    standardised(pixels, mean, std)
+}
+
+/// `(x − mean) / std` per channel of `[…, 3, H, W]`, out of place.
+fn standardised(images: &Tensor, mean: [f32; 3], std: [f32; 3]) -> Tensor {
+    let channel = |values: [f32; 3]| {
+        Tensor::from_slice(&values).view([3, 1, 1]).to_device(images.device()).to_kind(images.kind())
+    };
+    (images - channel(mean)) / channel(std)
+}
+
 /// `(x / 255 − mean) / std` per channel: float32 `[b, 3, S, S]` on the device of `images` (u8 `[b, 3, S, S]`), which are
 /// left as they are.
 pub fn normalise(images: &Tensor, normalization: Normalization) -> Tensor {
     // Out of place throughout: batches are views of the cache, and would be normalised again each epoch.
     let images = images.to_kind(Kind::Float) / 255.0;
-    let (mean, std): ([f32; 3], [f32; 3]) = match normalization {
-        Normalization::Imagenet => ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    let (mean, std) = match normalization {
+        Normalization::Imagenet => IMAGENET,
         Normalization::Inception => ([0.5; 3], [0.5; 3]),
         Normalization::None => return images,
     };
-    let channel =
-        |values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]).to_device(images.device());
-    (&images - channel(mean)) / channel(std)
+    standardised(&images, mean, std)
 }
 
 /// Size of the cache in bytes, if it fits.

@@ -1,7 +1,7 @@
 //! Windows, sizes and prompt slots.
 
 use proptest::prelude::*;
-use sweeps::recipe::Method;
+use sweeps::recipe::{Deep, Method, Vpt};
 use tch::{Device, Kind, Tensor};
 
 use super::window::Windows;
@@ -35,11 +35,9 @@ fn published_sizes() {
 
 #[test]
 fn deep_prompts_of_swin_b_are_12032_numbers_each() {
-    let arch = swin_b().into();
+    let swin = tiny::backbone(swin_b(), Kind::Float);
     let count = |prompt_length, prompted_blocks| -> usize {
-        let method =
-            Method::VptDeep { prompt_length, insertion_depth: 0, prompted_blocks, prompt_dropout: 0.0 };
-        let tuning = build(&method, &arch, &[1], Kind::Float, Device::Cpu);
+        let tuning = build(&deep(prompt_length, 0, prompted_blocks), &swin, 224, &[1], None).tuning;
         tuning.params().iter().map(|p| p.value.numel()).sum()
     };
     assert_eq!(count(1, None), 12_032);
@@ -103,7 +101,7 @@ fn set(params: &[Param], seed: i64) {
 
 fn features(method: &Method, images: &Tensor, seeds: &[i64]) -> Tensor {
     let swin = tiny::backbone(tiny::swin(), Kind::Double);
-    let tuning = build(method, swin.arch(), seeds, Kind::Double, Device::Cpu);
+    let tuning = build(method, &swin, 16, seeds, None).tuning;
     set(&tuning.params(), 3);
     run(&swin, tuning.as_ref(), images, seeds.len() as i64)
 }
@@ -114,11 +112,12 @@ fn run(swin: &backbone::Backbone, tuning: &dyn Tuning, images: &Tensor, members:
 }
 
 fn shallow(prompt_length: u32, insertion_depth: u32) -> Method {
-    Method::VptShallow { prompt_length, insertion_depth, prompt_dropout: 0.0 }
+    Method::Vpt(Vpt { insertion_depth, ..Vpt::shallow(prompt_length) })
 }
 
 fn deep(prompt_length: u32, insertion_depth: u32, prompted_blocks: Option<u32>) -> Method {
-    Method::VptDeep { prompt_length, insertion_depth, prompted_blocks, prompt_dropout: 0.0 }
+    let deep = Some(Deep { prompted_blocks, ..Deep::default() });
+    Method::Vpt(Vpt { insertion_depth, deep, ..Vpt::shallow(prompt_length) })
 }
 
 fn off(a: &Tensor, b: &Tensor) -> f64 {
@@ -220,7 +219,7 @@ proptest! {
         prop_assert_eq!(arch.check(), Ok(()));
         let swin = tiny::backbone(arch.clone(), Kind::Float);
         let (images, _) = tiny::batch(i64::from(image_size), batch, 2, Kind::Float);
-        let tuning = build(&deep(length, 0, None), swin.arch(), &[1, 2], Kind::Float, Device::Cpu);
+        let tuning = build(&deep(length, 0, None), &swin, i64::from(image_size), &[1, 2], None).tuning;
         let x = swin.embed(&images).repeat([2, 1, 1]);
         let x = swin.blocks(x, 0..arch.depth() as usize, tuning.as_ref(), Step::evaluation(2));
         let last = arch.stages.len() - 1;

@@ -67,7 +67,7 @@ pub(super) fn write(run: &str, position: &Position, ensemble: &Ensemble) -> Resu
     let mut contents = Contents::default();
     contents.metadata.insert(RUN.to_owned(), run.to_owned());
     contents.metadata.insert(POSITION.to_owned(), serde_json::to_string(position)?);
-    for param in ensemble.params() {
+    for param in ensemble.saved() {
         contents.tensors.insert(format!("param.{}", param.name), param.value.detach());
     }
     for (name, buffer) in ensemble.optimizer().buffers() {
@@ -105,7 +105,7 @@ pub(super) fn restore(
         }
         _ => Err(CheckpointError::Tensor { name }),
     };
-    for param in ensemble.params() {
+    for param in ensemble.saved() {
         copy(format!("param.{}", param.name), &param.value)?;
     }
     for (name, buffer) in ensemble.optimizer().buffers() {

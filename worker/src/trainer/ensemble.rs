@@ -1,56 +1,80 @@
 //! K members on one frozen backbone: the update step and the forward pass, nothing else.
 
 use sweeps::recipe::{HeadInit, Method};
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Reduction, Tensor};
 
-use super::optim::{Optimizer, Rule};
-use crate::backbone::{Arch, Backbone};
-use crate::tuning::{self, Entry, Head, Noise, Param, Step, Tuning};
+use super::optim::{Member, Optimizer, Rule};
+use crate::backbone::Backbone;
+use crate::tuning::{self, Built, Entry, Head, Kept, Noise, Param, Step, Tuning};
 
-/// What may differ between members.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Member {
-    pub seed: i64,
-    /// Weight decay.
-    pub wd: f64,
-    /// Read by SGD alone.
-    pub momentum: f64,
+/// What an ensemble is made from, the backbone aside.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    pub method: &'a Method,
+    pub head: HeadInit,
+    pub classes: i64,
+    /// Side of the images in pixels.
+    pub image_size: i64,
+    pub rule: Rule,
+    pub members: &'a [Member],
+    /// What pruning has left of the prompts.
+    pub kept: Option<&'a Kept>,
 }
 
 /// K members trained together. Their tensors, losses and updates never mix.
 #[derive(Debug)]
 pub struct Ensemble {
     tuning: Box<dyn Tuning>,
+    /// Tensors of the backbone that are trained, `[1, …]`.
+    promoted: Vec<Param>,
+    entry: Entry,
     head: Head,
     optimizer: Optimizer,
     seeds: Vec<i64>,
-    depth: usize,
 }
 
 impl Ensemble {
     /// New members of one method, each initialised from its own seed.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "each is a different kind of thing, and there are two callers"
-    )]
-    pub fn new(
-        arch: &Arch,
-        method: &Method,
-        head: HeadInit,
-        classes: i64,
-        rule: Rule,
-        members: &[Member],
-        kind: Kind,
-        device: Device,
-    ) -> Ensemble {
-        let seeds: Vec<i64> = members.iter().map(|m| m.seed).collect();
-        let tuning = tuning::build(method, arch, &seeds, kind, device);
-        let head = Head::new(head, classes, i64::from(arch.dim()), &seeds, kind, device);
-        let params = tuning.params().into_iter().chain(head.params()).collect();
-        let decay = members.iter().map(|m| m.wd).collect();
-        let momentum = members.iter().map(|m| m.momentum).collect();
-        let optimizer = Optimizer::new(rule, params, decay, momentum);
-        Ensemble { tuning, head, optimizer, seeds, depth: arch.depth() as usize }
+    pub fn new(backbone: &Backbone, setup: &Setup<'_>) -> Ensemble {
+        let seeds: Vec<i64> = setup.members.iter().map(|m| m.seed).collect();
+        Ensemble::with(
+            tuning::build(setup.method, backbone, setup.image_size, &seeds, setup.kept),
+            backbone,
+            setup,
+        )
+    }
+
+    /// As [`Ensemble::new`], with a method that is built already.
+    pub fn with(built: Built, backbone: &Backbone, setup: &Setup<'_>) -> Ensemble {
+        let seeds: Vec<i64> = setup.members.iter().map(|m| m.seed).collect();
+        let head = Head::new(setup.head, setup.method, setup.classes, backbone, &seeds);
+        let promoted = built.promoted.iter().map(Param::share);
+        let params = built.tuning.params().into_iter().chain(promoted).chain(head.params()).collect();
+        let optimizer = Optimizer::new(setup.rule, params, setup.members);
+        Ensemble {
+            tuning: built.tuning,
+            promoted: built.promoted,
+            entry: built.entry,
+            head,
+            optimizer,
+            seeds,
+        }
+    }
+
+    /// Sets what starts from training images, of which there are `train`. `images` gives them by index, normalised.
+    pub fn prepare(
+        &self,
+        backbone: &Backbone,
+        setup: &Setup<'_>,
+        train: i64,
+        images: &dyn Fn(&[i64]) -> Tensor,
+    ) {
+        let Method::Spt(spt) = setup.method else { return };
+        let start = |&seed: &i64| tuning::spt::prompts(spt, backbone, setup.image_size, train, seed, images);
+        let prompts: Vec<Tensor> = self.seeds.iter().map(start).collect();
+        if let Some(prompt) = self.params().iter().find(|param| param.name == "prompt") {
+            tch::no_grad(|| prompt.value.shallow_clone().copy_(&Tensor::stack(&prompts, 0)));
+        }
     }
 
     /// Everything that is optimised, counted and saved.
@@ -58,14 +82,39 @@ impl Ensemble {
         self.optimizer.params()
     }
 
+    /// What is saved beside them: frozen masks, running statistics of the head.
+    pub fn buffers(&self) -> Vec<Param> {
+        self.tuning.buffers().into_iter().chain(self.head.buffers()).collect()
+    }
+
+    /// Both: everything that a run is continued or used from.
+    pub fn saved(&self) -> Vec<Param> {
+        self.params().iter().map(Param::share).chain(self.buffers()).collect()
+    }
+
+    /// Factors on prompts whose gradients say what can be pruned; none for most methods.
+    pub fn masks(&self) -> Vec<Param> {
+        self.tuning.masks()
+    }
+
     /// Tuned numbers of one member, the head's included.
     pub fn trainable(&self) -> i64 {
         self.params().iter().map(|p| p.value.numel() as i64 / self.seeds.len() as i64).sum()
     }
 
-    /// Where the method touches the forward pass first: what comes before needs no gradient.
+    /// Numbers of the backbone and of all that is tuned; tensors of the backbone that are trained count once.
+    pub fn total(&self, backbone: &Backbone) -> i64 {
+        let frozen = backbone.arch().parameters() as i64;
+        let own = self.tuning.weights(backbone).into_iter().map(|(name, _)| name);
+        let mut replaced: Vec<String> = self.promoted.iter().map(|param| param.name.clone()).collect();
+        replaced.extend(own.filter(|name| self.params().iter().any(|param| param.name == *name)));
+        let replaced: i64 = replaced.iter().map(|name| backbone.tensor(name).numel() as i64).sum();
+        frozen - replaced + self.trainable()
+    }
+
+    /// Where the forward pass starts: what comes before it needs no gradient.
     pub fn entry(&self) -> Entry {
-        self.tuning.entry()
+        self.entry
     }
 
     pub fn optimizer(&self) -> &Optimizer {
@@ -76,23 +125,28 @@ impl Ensemble {
         &mut self.optimizer
     }
 
-    /// What enters at [`Ensemble::entry`] (for tokens `[K·B, T, D]`, for images `[K·B, 3, S, S]`) to features `[K·B, D]`
-    /// and logits `[K, B, C]`.
+    /// Images or tokens `[K·B, …]`, as [`Ensemble::entry`] says, to features `[K·B, D]` and logits `[K, B, C]`.
     pub fn forward(&self, backbone: &Backbone, x: Tensor, noise: Option<Noise<'_>>) -> (Tensor, Tensor) {
+        self.tuning.constrain();
         let tuning = self.tuning.as_ref();
-        tuning.constrain();
-        let promoted = tuning.promoted();
-        let tuned = (!promoted.is_empty()).then(|| backbone.with(promoted));
-        let backbone = tuned.as_ref().unwrap_or(backbone);
-        let step = Step { members: self.seeds.len() as i64, noise };
-        let (x, first) = match self.entry() {
-            Entry::Images => (backbone.embed(&tuning.images(x, step)), 0),
-            Entry::Block(first) => (x, first),
+        let step = Step { members: self.seeds.len() as i64, noise, drop_path: tuning.drop_path() };
+        let changed = self.changed(backbone);
+        let backbone = changed.as_ref().unwrap_or(backbone);
+        let (x, first, images) = match self.entry {
+            Entry::Block(first) => (x, first, None),
+            Entry::Images => (backbone.embed(&tuning.images(x.shallow_clone(), step)), 0, Some(x)),
         };
-        let x = backbone.blocks(x, first..self.depth, tuning, step);
-        let z = tuning.feature(backbone.pool(&x));
-        let logits = self.head.forward(&z);
+        let x = backbone.blocks(x, first..backbone.arch().depth() as usize, tuning, step);
+        let z = tuning.feature(tuning.pool(backbone, &x), images.as_ref(), step);
+        let logits = self.head.forward(&z, step);
         (z, logits)
+    }
+
+    /// The backbone with the method's tensors in it; `None` if it is left as it is.
+    fn changed(&self, backbone: &Backbone) -> Option<Backbone> {
+        let mut replaced = self.tuning.weights(backbone);
+        replaced.extend(self.promoted.iter().map(|param| (param.name.clone(), param.value.get(0))));
+        (!replaced.is_empty()).then(|| backbone.with(replaced))
     }
 
     /// One training step. `labels`: `[K, B]`; `lr`: one learning rate per member. Returns the mean cross entropy of
@@ -108,17 +162,12 @@ impl Ensemble {
         losses.detach()
     }
 
-    /// Logits `[K, B, C]` of `B` samples shared by all members. `x`: what enters for one of them, `[B, …]`.
+    /// Logits `[K, B, C]` of `B` samples shared by all members. `x`: `[B, …]`, as [`Ensemble::entry`] says.
     pub fn evaluate(&self, backbone: &Backbone, x: &Tensor) -> Tensor {
-        tch::no_grad(|| self.forward(backbone, repeated(x, self.seeds.len() as i64), None).1)
+        let mut repeats = vec![1; x.dim()];
+        repeats[0] = self.seeds.len() as i64;
+        tch::no_grad(|| self.forward(backbone, x.repeat(repeats), None).1)
     }
-}
-
-/// The same samples for each of `members` members: `[B, …]` → `[K·B, …]`.
-fn repeated(x: &Tensor, members: i64) -> Tensor {
-    let mut repeats = vec![1; x.dim()];
-    repeats[0] = members;
-    x.repeat(repeats)
 }
 
 /// Mean cross entropy per member: logits `[K, B, C]`, labels `[K, B]` → `[K]`.

@@ -3,20 +3,33 @@
 use super::*;
 use crate::backbone::tiny;
 use crate::trainer::checkpoint::{self, CheckpointError, Position};
+use sweeps::recipe::{Deep, Vpt};
+use tch::Kind;
 
 const CLASSES: i64 = 3;
 
 fn method() -> Method {
-    Method::VptDeep { prompt_length: 2, insertion_depth: 1, prompted_blocks: Some(2), prompt_dropout: 0.3 }
+    let deep = Some(Deep { prompted_blocks: Some(2), ..Deep::default() });
+    Method::Vpt(Vpt { insertion_depth: 1, prompt_dropout: 0.3, deep, ..Vpt::shallow(2) })
 }
 
 fn member(seed: i64) -> Member {
-    Member { seed, wd: 0.01 * seed as f64, momentum: 0.9 }
+    let wd = 0.01 * seed as f64;
+    Member { seed, wd, wd_head: 2.0 * wd, momentum: 0.9 }
 }
 
 fn ensemble(members: &[Member], rule: Rule) -> Ensemble {
-    let arch = tiny::arch().into();
-    Ensemble::new(&arch, &method(), HeadInit::Vpt, CLASSES, rule, members, Kind::Double, Device::Cpu)
+    let (vit, method) = (tiny::backbone(tiny::arch(), Kind::Double), method());
+    let setup = Setup {
+        method: &method,
+        head: HeadInit::Vpt,
+        classes: CLASSES,
+        image_size: 12,
+        rule,
+        members,
+        kept: None,
+    };
+    Ensemble::new(&vit, &setup)
 }
 
 /// Each member has its own images, as its own order of the data would give it.
@@ -41,7 +54,8 @@ fn prompt(ensemble: &Ensemble, member: i64) -> Tensor {
 
 #[test]
 fn three_members_learn_what_each_learns_alone() {
-    for rule in [Rule::Sgd, Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }] {
+    let adamw_vpt = Rule::AdamWVpt { beta1: 0.9, beta2: 0.999, eps: 1e-6 };
+    for rule in [Rule::Sgd, Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, adamw_vpt] {
         let members = [member(1), member(2), member(3)];
         let lr = [0.1, 0.02, 0.3];
         let mut together = ensemble(&members, rule);

@@ -78,6 +78,12 @@ impl Inputs {
         self.split.labels.size()[0]
     }
 
+    /// Normalised images `[B, 3, S, S]` by index (i64 `[B]`, on the CPU), on the device.
+    pub(super) fn images(&self, index: &Tensor) -> Tensor {
+        let images = self.split.images.index_select(0, index).to_device(self.frozen.device);
+        data::normalise(&images, self.frozen.normalization)
+    }
+
     /// What enters, `[B, …]`, and the labels `[B]` of the images at `index` (i64 `[B]`, on the CPU), on the device.
     pub(super) fn batch(&self, index: &Tensor) -> (Tensor, Tensor) {
         let entering = match &self.prefix {

@@ -19,13 +19,13 @@ mod tuned;
 mod usage;
 
 pub use attendant::Attendant;
-pub use ensemble::{Ensemble, Member, cross_entropy};
+pub use ensemble::{Ensemble, Setup, cross_entropy};
 pub use error::TrialError;
 pub use metrics::Scores;
-pub use optim::{Optimizer, Rule};
+pub use optim::{Member, Optimizer, Rule};
 pub use predict::{Prediction, predict};
 pub use run::{Job, Metrics, Outcome, run};
-pub use schedule::factor;
+pub use schedule::{Moment, learning_rate};
 pub use serve::{Pipe, serve};
 pub use session::Session;
 pub use tuned::{Tuned, TunedError};

@@ -5,7 +5,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::tuning::Param;
+use crate::tuning::{Decay, Param};
 
 /// The update rule. With g the gradient, η the learning rate and λ the weight decay of a member:
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,6 +16,34 @@ pub enum Rule {
     /// `p ← p (1 − η λ)`, `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`,
     /// `p ← p − η/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)` (torch's AdamW: decoupled decay).
     AdamW { beta1: f64, beta2: f64, eps: f64 },
+    /// `m` and `v` as above, `p ← p − η √(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε)`, then `p ← p − η λ p`: ε enters before the
+    /// bias correction, the decay comes after the update and spares what is named a bias (VPT's own AdamW).
+    AdamWVpt { beta1: f64, beta2: f64, eps: f64 },
+}
+
+/// What may differ between members.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Member {
+    pub seed: i64,
+    /// Weight decay of all but the head.
+    pub wd: f64,
+    /// Weight decay of the head.
+    pub wd_head: f64,
+    /// Read by SGD alone.
+    pub momentum: f64,
+}
+
+impl Rule {
+    /// The weight decay of a parameter for each member; `None` if it is never decayed.
+    fn decay(self, param: &Param, members: &[Member]) -> Option<Vec<f64>> {
+        let is_spared = matches!(self, Rule::AdamWVpt { .. }) && param.name.contains("bias");
+        match param.decay {
+            _ if is_spared => None,
+            Decay::Never => None,
+            Decay::Body => Some(members.iter().map(|m| m.wd).collect()),
+            Decay::Head => Some(members.iter().map(|m| m.wd_head).collect()),
+        }
+    }
 }
 
 /// The optimiser and its buffers.
@@ -26,24 +54,18 @@ pub struct Optimizer {
     /// Per parameter: `[v]` for SGD, `[m, v]` for AdamW.
     buffers: Vec<Vec<Tensor>>,
     steps: u64,
-    /// `[K]` each.
-    decay: Vec<f64>,
-    momentum: Vec<f64>,
+    members: Vec<Member>,
     /// Members that are still trained.
     active: Vec<bool>,
 }
 
 impl Optimizer {
-    /// `decay` and `momentum` have one entry per member; `momentum` is read by SGD alone.
-    pub fn new(rule: Rule, params: Vec<Param>, decay: Vec<f64>, momentum: Vec<f64>) -> Optimizer {
-        let count = match rule {
-            Rule::Sgd => 1,
-            Rule::AdamW { .. } => 2,
-        };
+    pub fn new(rule: Rule, params: Vec<Param>, members: &[Member]) -> Optimizer {
+        let count = if rule == Rule::Sgd { 1 } else { 2 };
         let buffers =
             params.iter().map(|p| (0..count).map(|_| p.value.zeros_like().detach()).collect()).collect();
-        let active = vec![true; decay.len()];
-        Optimizer { rule, params, buffers, steps: 0, decay, momentum, active }
+        let (members, active) = (members.to_vec(), vec![true; members.len()]);
+        Optimizer { rule, params, buffers, steps: 0, members, active }
     }
 
     pub fn params(&self) -> &[Param] {
@@ -75,24 +97,20 @@ impl Optimizer {
                     continue;
                 }
                 let column = |values: &[f64]| column(values, &param.value);
-                let rate = column(lr);
-                let decay = param.decay.then(|| column(&self.decay));
+                let rate = column(&lr.iter().map(|lr| lr * param.lr).collect::<Vec<f64>>());
+                let decay = self.rule.decay(param, &self.members).map(|decay| column(&decay));
+                let (p, wd) = (&param.value, decay.as_ref());
+                let t = i32::try_from(self.steps).unwrap_or(i32::MAX);
                 let updated = match self.rule {
                     Rule::Sgd => {
-                        sgd(&param.value, gradient, &rate, decay.as_ref(), &column(&self.momentum), buffers)
+                        let momentum: Vec<f64> = self.members.iter().map(|m| m.momentum).collect();
+                        sgd(p, gradient, &rate, wd, &column(&momentum), buffers)
                     }
                     Rule::AdamW { beta1, beta2, eps } => {
-                        let t = i32::try_from(self.steps).unwrap_or(i32::MAX);
-                        let corrections = (1.0 - beta1.powi(t), (1.0 - beta2.powi(t)).sqrt());
-                        adamw(
-                            &param.value,
-                            &gradient,
-                            &rate,
-                            decay.as_ref(),
-                            (beta1, beta2, eps),
-                            corrections,
-                            buffers,
-                        )
+                        adamw(p, &gradient, &rate, wd, (beta1, beta2, eps), t, buffers)
+                    }
+                    Rule::AdamWVpt { beta1, beta2, eps } => {
+                        adamw_vpt(p, &gradient, &rate, wd, (beta1, beta2, eps), t, buffers)
                     }
                 };
                 assign(&param.value, buffers, updated, &self.active);
@@ -141,17 +159,40 @@ fn adamw(
     lr: &Tensor,
     wd: Option<&Tensor>,
     (beta1, beta2, eps): (f64, f64, f64),
-    (correction1, correction2): (f64, f64),
+    t: i32,
     old: &[Tensor],
 ) -> Updated {
     let p = match wd {
         Some(wd) => p * (1.0 - lr * wd),
         None => p.shallow_clone(),
     };
-    let m = &old[0] * beta1 + g * (1.0 - beta1);
-    let v = &old[1] * beta2 + g * g * (1.0 - beta2);
-    let update = &m / (v.sqrt() / correction2 + eps);
-    (p - lr / correction1 * update, vec![m, v])
+    let (m, v) = moments(g, (beta1, beta2), old);
+    let update = &m / (v.sqrt() / (1.0 - beta2.powi(t)).sqrt() + eps);
+    (p - lr / (1.0 - beta1.powi(t)) * update, vec![m, v])
+}
+
+fn adamw_vpt(
+    p: &Tensor,
+    g: &Tensor,
+    lr: &Tensor,
+    wd: Option<&Tensor>,
+    (beta1, beta2, eps): (f64, f64, f64),
+    t: i32,
+    old: &[Tensor],
+) -> Updated {
+    let (m, v) = moments(g, (beta1, beta2), old);
+    let rate = lr * ((1.0 - beta2.powi(t)).sqrt() / (1.0 - beta1.powi(t)));
+    let p = p - rate * &m / (v.sqrt() + eps);
+    let p = match wd {
+        Some(wd) => &p - lr * wd * &p,
+        None => p,
+    };
+    (p, vec![m, v])
+}
+
+/// `m` and `v` behind a gradient.
+fn moments(g: &Tensor, (beta1, beta2): (f64, f64), old: &[Tensor]) -> (Tensor, Tensor) {
+    (&old[0] * beta1 + g * (1.0 - beta1), &old[1] * beta2 + g * g * (1.0 - beta2))
 }
 
 /// Writes the update into the leaf, for the active members only.
@@ -176,6 +217,14 @@ mod tests {
     use tch::nn::{self, OptimizerConfig};
     use tch::{Device, Kind};
 
+    fn param(value: Tensor) -> Param {
+        Param { name: "p".to_owned(), value: value.set_requires_grad(true), decay: Decay::Body, lr: 1.0 }
+    }
+
+    fn member(wd: f64, momentum: f64) -> Member {
+        Member { seed: 0, wd, wd_head: wd, momentum }
+    }
+
     /// Three steps of ours on K = 2 members against libtorch's optimiser on each member alone.
     fn compare(rule: Rule, momentum: f64, build: impl Fn(&nn::VarStore, f64, f64) -> nn::Optimizer) {
         let (lr, wd) = ([0.3, 0.02], [0.01, 0.5]);
@@ -183,9 +232,9 @@ mod tests {
         let target = Tensor::from_slice(&[0.5, 0.5, 0.1, -1.0, 2.0, 3.0]).reshape([2, 3]);
         let loss = |p: &Tensor, t: &Tensor| ((p - t).pow_tensor_scalar(4) + p.sin()).sum(Kind::Double) * 0.1;
 
-        let ours = Param { name: "p", value: start.copy().set_requires_grad(true), decay: true };
+        let ours = param(start.copy());
         let leaf = ours.value.shallow_clone();
-        let mut optimizer = Optimizer::new(rule, vec![ours], wd.to_vec(), vec![momentum; 2]);
+        let mut optimizer = Optimizer::new(rule, vec![ours], &wd.map(|wd| member(wd, momentum)));
         for _ in 0..3 {
             optimizer.zero_grad();
             loss(&leaf, &target).backward();
@@ -222,10 +271,9 @@ mod tests {
 
     #[test]
     fn a_deactivated_member_stays_and_its_nan_does_not_spread() {
-        let value = Tensor::from_slice(&[1.0, 1.0]).reshape([2, 1]).set_requires_grad(true);
-        let leaf = value.shallow_clone();
-        let param = Param { name: "p", value, decay: true };
-        let mut optimizer = Optimizer::new(Rule::Sgd, vec![param], vec![0.0; 2], vec![0.9; 2]);
+        let param = param(Tensor::from_slice(&[1.0, 1.0]).reshape([2, 1]));
+        let leaf = param.value.shallow_clone();
+        let mut optimizer = Optimizer::new(Rule::Sgd, vec![param], &[member(0.0, 0.9); 2]);
         optimizer.deactivate(0);
         let factor = Tensor::from_slice(&[f64::NAN, 2.0]).reshape([2, 1]);
         (&leaf * factor).sum(Kind::Double).backward();

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::ensemble::{Ensemble, Member};
+use super::ensemble::{Ensemble, Setup};
 use super::error::{TrialError, chain};
 use super::inputs::{CHUNK, Frozen};
-use super::optim::Rule;
+use super::optim::{Member, Rule};
 use super::session::Session;
+use super::trial::check;
 use super::tuned::{Tuned, TunedError};
 use crate::data;
 use crate::protocol::FailureClass;
@@ -72,21 +73,17 @@ fn prepare(tuned: &Tuned, session: &mut Session) -> Result<(Ensemble, Frozen), T
             here: sha256,
         }));
     }
-    recipe.check_family(backbone.arch().family()).map_err(TrialError::invalid)?;
-    recipe.check_depth(backbone.arch().depth()).map_err(TrialError::invalid)?;
-    backbone.arch().check_image_size(i64::from(recipe.image_size)).map_err(TrialError::invalid)?;
-    let member = Member { seed: tuned.seed, wd: 0.0, momentum: 0.0 };
-    let device = session.device();
-    let ensemble = Ensemble::new(
-        backbone.arch(),
-        &recipe.method,
-        recipe.head_init,
-        tuned.classes().map_err(TrialError::invalid)?,
-        Rule::Sgd,
-        &[member],
-        Kind::Float,
-        device,
-    );
+    check(recipe, &backbone)?;
+    let setup = Setup {
+        method: &recipe.method,
+        head: recipe.head_init,
+        classes: tuned.classes().map_err(TrialError::invalid)?,
+        image_size: i64::from(recipe.image_size),
+        rule: Rule::Sgd,
+        members: &[Member { seed: tuned.seed, wd: 0.0, wd_head: 0.0, momentum: 0.0 }],
+        kept: None,
+    };
+    let ensemble = Ensemble::new(&backbone, &setup);
     tuned.give_to(&ensemble).map_err(TrialError::invalid)?;
     let frozen = Frozen {
         backbone,
@@ -94,7 +91,7 @@ fn prepare(tuned: &Tuned, session: &mut Session) -> Result<(Ensemble, Frozen), T
         sha256,
         normalization: recipe.normalization,
         entry: ensemble.entry(),
-        device,
+        device: session.device(),
     };
     Ok((ensemble, frozen))
 }

@@ -10,10 +10,11 @@ use tch::{Device, Kind, Tensor};
 use super::attendant::Attendant;
 use super::checkpoint;
 use super::error::{TrialError, chain};
+use super::schedule::{Moment, learning_rate};
 use super::session::Session;
 use super::trial::Trial;
 use super::tuned::Tuned;
-use super::{factor, usage};
+use super::usage;
 use crate::protocol::FailureClass;
 use crate::tuning::{seeded, stream};
 
@@ -138,8 +139,7 @@ impl Run<'_, '_> {
         let (mut images, clock, mut evaluating) = (0, Instant::now(), 0.0);
         while self.trial.at.epoch < epochs {
             let epoch = self.trial.at.epoch;
-            let lr = self.trial.job.recipe.lr * factor(self.trial.job.recipe.schedule, epoch, epochs);
-            let Some(seen) = self.train_epoch(lr) else { return Ok(Flow::Left) };
+            let Some(seen) = self.train_epoch(epochs) else { return Ok(Flow::Left) };
             images += seen;
             let seconds = clock.elapsed().as_secs_f64() - evaluating;
             let loss = self.trial.at.loss / self.trial.train.len() as f64;
@@ -166,15 +166,17 @@ impl Run<'_, '_> {
 
     /// The steps that are left of a pass over the training images in a random order, and how many images they saw. `None`:
     /// the run is to leave, and a checkpoint is written.
-    fn train_epoch(&mut self, lr: f64) -> Option<i64> {
-        let n = self.trial.train.len();
+    fn train_epoch(&mut self, epochs: u32) -> Option<i64> {
+        let recipe = &self.trial.job.recipe;
+        let (n, batch) = (self.trial.train.len(), i64::from(recipe.batch_size));
+        let steps = n.unsigned_abs().div_ceil(batch.unsigned_abs());
         let (seed, epoch) = (self.trial.job.seed, self.trial.order());
         let order = seeded(stream(seed, "order", epoch), || Tensor::randperm(n, (Kind::Int64, Device::Cpu)));
         let done = self.trial.at.step;
         let mut total =
             Tensor::from(self.trial.at.loss).to_kind(Kind::Double).to_device(self.trial.frozen.device);
         let mut seen = 0;
-        for index in order.split(i64::from(self.trial.job.recipe.batch_size), 0).iter().skip(done as usize) {
+        for index in order.split(batch, 0).iter().skip(done as usize) {
             if self.attendant.is_leaving() || self.attendant.is_checkpoint_due() {
                 self.trial.at.loss = total.double_value(&[]);
                 self.checkpoint();
@@ -182,7 +184,8 @@ impl Run<'_, '_> {
                     return None;
                 }
             }
-            total += self.trial.step(index, lr);
+            let moment = Moment { epoch: self.trial.at.epoch, step: self.trial.at.step, steps, epochs };
+            total += self.trial.step(index, learning_rate(recipe.schedule, recipe.lr, moment));
             self.trial.at.step += 1;
             seen += index.size()[0];
         }

@@ -1,17 +1,18 @@
 //! A trial with its assets at hand: what every phase works on.
 
-use sweeps::recipe;
+use sweeps::recipe::{self, Recipe};
 use tch::{Kind, Tensor};
 
 use super::attendant::Attendant;
 use super::checkpoint::{self, CheckpointError, Position};
-use super::ensemble::{Ensemble, Member};
+use super::ensemble::{Ensemble, Setup};
 use super::error::TrialError;
 use super::inputs::{Frozen, Inputs};
 use super::metrics::Scores;
-use super::optim::Rule;
+use super::optim::{Member, Rule};
 use super::run::{Job, Metrics};
 use super::session::Session;
+use crate::backbone::Backbone;
 
 pub(super) struct Trial<'a> {
     pub job: &'a Job,
@@ -29,37 +30,38 @@ impl<'a> Trial<'a> {
     pub(super) fn prepare(job: &'a Job, session: &mut Session) -> Result<Trial<'a>, TrialError> {
         let recipe = &job.recipe;
         let (backbone, identity, sha256) = session.backbone(&recipe.backbone)?;
-        recipe.check_family(backbone.arch().family()).map_err(TrialError::invalid)?;
-        recipe.check_depth(backbone.arch().depth()).map_err(TrialError::invalid)?;
-        backbone.arch().check_image_size(i64::from(recipe.image_size)).map_err(TrialError::invalid)?;
+        check(recipe, &backbone)?;
         let task = session.task(&recipe.task)?;
         let classes = i64::from(task.info.classes);
 
         let (rule, momentum) = match recipe.optimizer {
             recipe::Optimizer::Sgd { momentum } => (Rule::Sgd, momentum),
             recipe::Optimizer::AdamW { beta1, beta2, eps } => (Rule::AdamW { beta1, beta2, eps }, 0.0),
+            recipe::Optimizer::AdamWVpt { beta1, beta2, eps } => (Rule::AdamWVpt { beta1, beta2, eps }, 0.0),
         };
-        let member = Member { seed: job.seed, wd: recipe.wd, momentum };
-        let device = session.device();
-        let ensemble = Ensemble::new(
-            backbone.arch(),
-            &recipe.method,
-            recipe.head_init,
+        let wd_head = recipe.wd_head.unwrap_or(recipe.wd);
+        let member = Member { seed: job.seed, wd: recipe.wd, wd_head, momentum };
+        let setup = Setup {
+            method: &recipe.method,
+            head: recipe.head_init,
             classes,
+            image_size: i64::from(recipe.image_size),
             rule,
-            &[member],
-            Kind::Float,
-            device,
-        );
+            members: &[member],
+            kept: None,
+        };
+        let ensemble = Ensemble::new(&backbone, &setup);
         let frozen = Frozen {
             backbone,
             identity,
             sha256,
             normalization: recipe.normalization,
             entry: ensemble.entry(),
-            device,
+            device: session.device(),
         };
         let train = session.inputs(recipe, &task, &recipe.split.train, &frozen)?;
+        let images = |index: &[i64]| train.images(&Tensor::from_slice(index));
+        ensemble.prepare(&frozen.backbone, &setup, train.len(), &images);
         let eval = session.inputs(recipe, &task, &recipe.split.eval, &frozen)?;
         let fingerprint = checkpoint::fingerprint(job, &frozen.identity, &train.split.sha256);
         Ok(Trial { job, frozen, train, eval, ensemble, at: Position::default(), fingerprint, classes })
@@ -76,10 +78,10 @@ impl<'a> Trial<'a> {
     /// Trainable parameters, and their percentage of backbone + tuned (VPT, appendix).
     pub(super) fn figures(&self) -> Metrics {
         let trainable = self.ensemble.trainable() as f64;
-        let frozen = self.frozen.backbone.arch().parameters() as f64;
+        let total = self.ensemble.total(&self.frozen.backbone) as f64;
         Metrics::from([
             ("params/trainable".to_owned(), trainable),
-            ("params/percent".to_owned(), 100.0 * trainable / (frozen + trainable)),
+            ("params/percent".to_owned(), 100.0 * trainable / total),
         ])
     }
 
@@ -106,4 +108,18 @@ impl<'a> Trial<'a> {
         }
         Some(scores.of(0, prefix))
     }
+}
+
+/// Checks a recipe against the backbone that is there.
+pub(super) fn check(recipe: &Recipe, backbone: &Backbone) -> Result<(), TrialError> {
+    let arch = backbone.arch();
+    recipe.check_family(arch.family()).map_err(TrialError::invalid)?;
+    recipe.check_depth(arch.depth()).map_err(TrialError::invalid)?;
+    recipe.check_width(arch.dim()).map_err(TrialError::invalid)?;
+    arch.check_image_size(i64::from(recipe.image_size)).map_err(TrialError::invalid)?;
+    if let Some(vit) = backbone.vit() {
+        let grid = recipe.image_size / vit.arch().patch_size;
+        recipe.check_patches(grid * grid).map_err(TrialError::invalid)?;
+    }
+    Ok(())
 }

@@ -49,11 +49,7 @@ impl Tuned {
             seed: job.seed,
             backbone_sha256: backbone_sha256.to_owned(),
             metrics: metrics.clone(),
-            tensors: ensemble
-                .params()
-                .iter()
-                .map(|param| (param.name.to_owned(), own(&param.value)))
-                .collect(),
+            tensors: ensemble.saved().into_iter().map(|param| (param.name, own(&param.value))).collect(),
         }
     }
 
@@ -103,9 +99,9 @@ impl Tuned {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn give_to(&self, ensemble: &Ensemble) -> Result<(), TunedError> {
-        for param in ensemble.params() {
-            let found = self.tensors.get(param.name).filter(|found| found.size() == param.value.size()[1..]);
-            let found = found.ok_or_else(|| TunedError::Tensor { name: param.name.to_owned() })?;
+        for param in ensemble.saved() {
+            let found = self.tensors.get(&param.name).filter(|found| found.size() == param.value.size()[1..]);
+            let found = found.ok_or_else(|| TunedError::Tensor { name: param.name.clone() })?;
             tch::no_grad(|| param.value.shallow_clone().copy_(&found.unsqueeze(0).expand_as(&param.value)));
         }
         Ok(())

@@ -9,8 +9,7 @@
 
 use tch::Tensor;
 
-use super::vpt::dropped;
-use super::{Entry, Init, Param, Site, Tuning, attention, insert, per_sample};
+use super::{Entry, Init, Param, Site, Tuning, attention, dropped, insert, per_sample};
 use crate::vit::Arch;
 
 #[derive(Debug)]
@@ -38,9 +37,9 @@ impl Gated {
         let blocks = arch.depth as i64 - first as i64;
         let gates = (blocks > 1).then(|| init.constant(-gate_init, &[blocks - 1]));
         Gated {
-            prompt: Param::new("prompt", prompt, true),
-            gate_logit: gates.map(|value| Param::new("gate_logit", value, true)),
-            temperature: temperature.then(|| Param::new("temperature", init.constant(1.0, &[blocks]), true)),
+            prompt: Param::new("prompt", prompt),
+            gate_logit: gates.map(|value| Param::new("gate_logit", value)),
+            temperature: temperature.then(|| Param::new("temperature", init.constant(1.0, &[blocks]))),
             first,
             dropout,
         }

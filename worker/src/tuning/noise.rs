@@ -38,21 +38,30 @@ pub struct Noise<'a> {
 }
 
 impl Noise<'_> {
-    /// Inverted dropout on `[K·B, …]`: each member draws from its own stream, one per (step, layer).
-    pub(super) fn dropout(self, x: &Tensor, p: f64, layer: usize) -> Tensor {
+    /// Inverted dropout on `[K·B, …]`: each member draws from its own stream, one per (step, purpose).
+    pub(crate) fn dropout(self, x: &Tensor, p: f64, purpose: &str) -> Tensor {
         let size = x.size();
-        let members = self.seeds.len() as i64;
-        let shape = [&[size[0] / members], &size[1..]].concat();
-        let purpose = format!("dropout {layer}");
+        x * self.mask(x, p, purpose, &size[1..])
+    }
+
+    /// Stochastic depth on a branch `[K·B, …]`: whole samples are dropped.
+    pub(crate) fn drop_path(self, x: &Tensor, p: f64, purpose: &str) -> Tensor {
+        x * self.mask(x, p, purpose, &vec![1; x.dim() - 1])
+    }
+
+    /// 0 with chance p, else 1/(1 − p), `[K·B, shape…]`.
+    fn mask(self, x: &Tensor, p: f64, purpose: &str, shape: &[i64]) -> Tensor {
+        let batch = x.size()[0] / self.seeds.len() as i64;
+        let shape = [&[batch], shape].concat();
         let masks: Vec<Tensor> = self
             .seeds
             .iter()
             .map(|&seed| {
-                let stream = stream(seed, &purpose, self.position);
+                let stream = stream(seed, purpose, self.position);
                 let mut blank = Tensor::empty(shape.as_slice(), (Kind::Float, x.device()));
                 seeded(stream, || blank.bernoulli_float_(1.0 - p))
             })
             .collect();
-        x * (Tensor::cat(&masks, 0) / (1.0 - p)).to_kind(x.kind())
+        (Tensor::cat(&masks, 0) / (1.0 - p)).to_kind(x.kind())
     }
 }

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use super::{Entry, Init, Noise, Param, Step, Tuning, per_sample};
 use crate::swin::{Arch, Order};
@@ -24,18 +24,6 @@ pub(super) struct SwinVpt {
     order: Order,
 }
 
-/// Names of the tensors by stage.
-const NAMES: [&str; 8] = [
-    "prompt.stage0",
-    "prompt.stage1",
-    "prompt.stage2",
-    "prompt.stage3",
-    "prompt.stage4",
-    "prompt.stage5",
-    "prompt.stage6",
-    "prompt.stage7",
-];
-
 impl SwinVpt {
     /// `length` prompts for each block of `blocks`, shallow being one block.
     pub(super) fn new(
@@ -50,22 +38,23 @@ impl SwinVpt {
         let stages: Vec<usize> = blocks.map(|layer| arch.locate(layer).0).collect();
         let v = (6.0 / f64::from(3 * arch.patch_size * arch.patch_size + arch.dim)).sqrt();
         let (mut prompts, mut places) = (Vec::new(), Vec::new());
-        for (stage, name) in NAMES.into_iter().enumerate().take(arch.stages.len()) {
+        for stage in 0..arch.stages.len() {
             let count = stages.iter().filter(|s| **s == stage).count() as i64;
             if count == 0 {
                 continue;
             }
             let shape = [count, i64::from(length), i64::from(arch.width(stage))];
-            let draw = || Tensor::empty(shape, (Kind::Float, Device::Cpu)).uniform_(-v, v);
+            let name = format!("prompt.stage{stage}");
             places.extend((0..count).map(|i| (prompts.len(), i)));
-            prompts.push(Param::new(name, init.members(name, draw), true));
+            let value = init.uniform(&name, (-v, v), &shape);
+            prompts.push(Param::new(name, value));
         }
         SwinVpt { prompts, blocks: places, first, dropout, order }
     }
 
     fn dropped(&self, p: &Tensor, layer: usize, noise: Option<Noise<'_>>) -> Tensor {
         match noise {
-            Some(noise) if self.dropout > 0.0 => noise.dropout(p, self.dropout, layer),
+            Some(noise) if self.dropout > 0.0 => noise.dropout(p, self.dropout, &format!("dropout {layer}")),
             _ => p.shallow_clone(),
         }
     }

@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::block::Block;
 use super::{Arch, Pool, resize_positions};
 use crate::backbone::{LayerNorm, Weights};
-use crate::tuning::{Step, Tuning};
+use crate::tuning::{Site, Step, Tuning};
 
 /// A frozen pre-norm ViT.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct Vit {
     arch: Arch,
     cls_token: Tensor,
     pos_embed: Tensor,
-    /// `[D, 3·p·p]`.
+    /// `[D, C, p, p]`; C is 3 unless a method gives images more channels.
     patch_weight: Tensor,
     patch_bias: Tensor,
     blocks: Vec<Block>,
@@ -29,7 +29,7 @@ impl Vit {
         Vit {
             cls_token: w.take("cls_token"),
             pos_embed: w.take("pos_embed"),
-            patch_weight: w.take("patch_embed.proj.weight").reshape([i64::from(arch.dim), -1]),
+            patch_weight: w.take("patch_embed.proj.weight"),
             patch_bias: w.take("patch_embed.proj.bias"),
             blocks: (0..arch.depth as usize).map(|i| Block::new(w, i, &arch)).collect(),
             norm: LayerNorm::new(w, arch.pool.norm(), arch.layer_norm_eps),
@@ -37,12 +37,15 @@ impl Vit {
         }
     }
 
-    /// Images `[B, 3, S, S]`, normalised, to the tokens entering block 0, `[B, 1+N, D]`:
-    /// `[CLS, patches] + positions`, the position table brought to the grid of the images.
+    pub fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
+    /// The patch embedding of images `[B, 3, S, S]`, normalised: `[B, N, D]`.
     ///
-    /// The patch embedding is a convolution whose stride is its width, so it is written as one matrix product. Rows and
-    /// columns beyond the last whole patch are left out, as a convolution does.
-    pub fn embed(&self, images: &Tensor) -> Tensor {
+    /// It is a convolution whose stride is its width, so it is written as one matrix product. Rows and columns beyond the
+    /// last whole patch are left out, as a convolution does.
+    pub fn patches(&self, images: &Tensor) -> Tensor {
         let (b, c, s, _) = images.size4().expect("images have four axes");
         let p = i64::from(self.arch.patch_size);
         let g = s / p;
@@ -52,24 +55,42 @@ impl Vit {
             .reshape([b, c, g, p, g, p])
             .permute([0, 2, 4, 1, 3, 5]) // [B, g, g, 3, p, p]
             .reshape([b, g * g, c * p * p]);
-        let x = patches.linear(&self.patch_weight, Some(&self.patch_bias)); // [B, N, D]
-        let cls = self.cls_token.expand([b, 1, i64::from(self.arch.dim)], false);
+        let weight = self.patch_weight.reshape([i64::from(self.arch.dim), -1]); // [D, C·p·p]
+        patches.linear(&weight, Some(&self.patch_bias))
+    }
+
+    /// Images `[B, 3, S, S]`, normalised, to the tokens entering block 0, `[B, 1+N, D]`:
+    /// `[CLS, patches] + positions`, the position table brought to the grid of the images.
+    pub fn embed(&self, images: &Tensor) -> Tensor {
+        let x = self.patches(images);
+        let g = images.size()[3] / i64::from(self.arch.patch_size);
+        let cls = self.cls_token.expand([x.size()[0], 1, x.size()[2]], false);
         Tensor::cat(&[cls, x], 1) + resize_positions(&self.pos_embed, g, self.arch.position_resize)
     }
 
     /// Runs blocks on tokens `[K·B, T, D]` of `members` fused trials.
     pub fn blocks(&self, x: Tensor, range: Range<usize>, tuning: &dyn Tuning, step: Step<'_>) -> Tensor {
-        range.fold(x, |x, layer| self.blocks[layer].forward(x, tuning, step.at(layer)))
+        let depth = self.blocks.len();
+        range.fold(x, |x, layer| {
+            let block = &self.blocks[layer];
+            block.forward(x, tuning, Site { layer, depth, block, step })
+        })
     }
 
     /// Tokens after the last block to the head's input, `[K·B, T, D]` → `[K·B, D]`.
     pub fn pool(&self, x: &Tensor) -> Tensor {
         match self.arch.pool {
             Pool::Cls => self.norm.forward(&x.select(1, 0)),
-            Pool::MeanNorm | Pool::MeanFcNorm => {
-                let rest = x.narrow(1, 1, x.size()[1] - 1);
-                self.norm.forward(&rest.mean_dim(1, false, None))
-            }
+            Pool::MeanNorm | Pool::MeanFcNorm => self.pool_mean(&x.narrow(1, 1, x.size()[1] - 1)),
+        }
+    }
+
+    /// The mean of some of the tokens, `[K·B, n, D]` → `[K·B, D]`. The norm comes before the mean where CLS usually
+    /// feeds the head, and behind it where the mean does.
+    pub fn pool_mean(&self, x: &Tensor) -> Tensor {
+        match self.arch.pool {
+            Pool::Cls => self.norm.forward(x).mean_dim(1, false, None),
+            Pool::MeanNorm | Pool::MeanFcNorm => self.norm.forward(&x.mean_dim(1, false, None)),
         }
     }
 }

@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use sweeps::recipe::{HeadInit, Method};
+use sweeps::recipe::{HeadInit, Method, Vpt};
 use tch::{Device, Kind, Tensor};
 use worker::backbone::{Arch, Backbone, Weights};
 use worker::convnet::resnet;
 use worker::swin;
-use worker::trainer::{Ensemble, Member, Rule, cross_entropy};
-use worker::tuning::{Entry, Linear, Step};
+use worker::trainer::{Ensemble, Member, Rule, Setup, cross_entropy};
+use worker::tuning::{self, Decay, Entry, Kept, Linear, Noise, Param, Side, Step};
 use worker::vit::{self, Pool, PositionResize};
 
 use crate::compare::Comparison;
+use crate::method;
 
 #[derive(Debug)]
 pub(crate) struct Case {
@@ -24,6 +25,13 @@ pub(crate) struct Case {
 }
 
 pub(crate) type Tensors = HashMap<String, Tensor>;
+
+/// How a case is replayed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How {
+    pub(crate) members: usize,
+    pub(crate) kind: Kind,
+}
 
 impl Case {
     pub(crate) fn read(folder: &Path) -> Result<Case, String> {
@@ -41,75 +49,6 @@ impl Case {
 
     pub(crate) fn tensors(&self, file: &str) -> Result<Tensors, String> {
         tensors(&self.folder.join(file))
-    }
-
-    /// The case's method in our terms, or why it cannot be run.
-    pub(crate) fn recipe(&self) -> Result<Method, String> {
-        let config = &self.json["method_config"];
-        let allowed = |keys: &[&str]| {
-            let other = config.as_object().and_then(|c| c.keys().find(|k| !keys.contains(&k.as_str())));
-            other.map_or(Ok(()), |key| Err(format!("`{key}` is not built yet")))
-        };
-        let number = |key: &str| config[key].as_u64().and_then(|n| u32::try_from(n).ok());
-        let prompt_length = number("prompt_tokens");
-        let depth = number_of(&self.json["vit"], "depth").unwrap_or(0);
-        match (self.method.as_str(), prompt_length) {
-            ("linear", _) => allowed(&[]).map(|()| Method::Linear),
-            ("vpt", Some(prompt_length)) => {
-                allowed(&[
-                    "prompt_tokens",
-                    "deep",
-                    "location",
-                    "prompt_layers",
-                    "k",
-                    "first_insert",
-                    "pool_types",
-                    "gate",
-                    "temperature",
-                ])?;
-                if config["location"].as_str().is_some_and(|l| l != "prepend") {
-                    return Err(format!("location {} is not built yet", config["location"]));
-                }
-                if config["first_insert"].as_str() == Some("overwrite") {
-                    return Err("first_insert \"overwrite\" is not built yet".to_owned());
-                }
-                if config["deep"].as_bool() != Some(true) {
-                    return Ok(Method::VptShallow { prompt_length, insertion_depth: 0, prompt_dropout: 0.0 });
-                }
-                let (insertion_depth, prompted_blocks) =
-                    match (config["prompt_layers"].as_str().unwrap_or("all"), number("k")) {
-                        ("all", _) => (0, None),
-                        ("first", Some(k)) => (0, Some(k)),
-                        ("last", Some(k)) => (depth.saturating_sub(k), Some(k)),
-                        (other, _) => return Err(format!("prompt_layers `{other}` is not known")),
-                    };
-                Ok(Method::VptDeep { prompt_length, insertion_depth, prompted_blocks, prompt_dropout: 0.0 })
-            }
-            ("vpt_swin", Some(prompt_length)) => {
-                allowed(&["prompt_tokens", "deep"])?;
-                match (config["deep"].as_bool(), self.json["fidelity"].as_str()) {
-                    (Some(true), _) => Ok(Method::VptDeep {
-                        prompt_length,
-                        insertion_depth: 0,
-                        prompted_blocks: None,
-                        prompt_dropout: 0.0,
-                    }),
-                    (_, Some("code")) => Err("fidelity \"code\" of vpt_shallow is not built yet".to_owned()),
-                    _ => Ok(Method::VptShallow { prompt_length, insertion_depth: 0, prompt_dropout: 0.0 }),
-                }
-            }
-            ("gated", Some(prompt_length)) => {
-                allowed(&["prompt_tokens", "gate_init", "gate_logit", "temperature"])?;
-                Ok(Method::Gated {
-                    prompt_length,
-                    insertion_depth: 0,
-                    prompt_dropout: 0.0,
-                    gate_init: config["gate_init"].as_f64().unwrap_or(10.0),
-                    temperature: config["temperature"].as_str().is_some_and(|t| t.starts_with("learned")),
-                })
-            }
-            (other, _) => Err(format!("method `{other}` is not built yet")),
-        }
     }
 
     pub(crate) fn arch(&self) -> Result<vit::Arch, String> {
@@ -187,129 +126,341 @@ impl Case {
         shape["num_classes"].as_i64().ok_or_else(|| format!("case.json: {family}.num_classes is missing"))
     }
 
-    fn backbone(&self) -> Result<Backbone, String> {
+    pub(crate) fn backbone(&self, kind: Kind) -> Result<Backbone, String> {
         let arch = self.any_arch()?;
         let own = self.folder.join("backbone.safetensors");
         let shared = self.json["backbone_file"].as_str();
         let path = shared
             .and_then(|file| self.folder.ancestors().map(|a| a.join(file)).find(|p| p.is_file()))
             .unwrap_or(own);
-        let weights = Weights::read(&path, &arch, Kind::Float, Device::Cpu).map_err(|e| e.to_string())?;
+        let weights = Weights::read(&path, &arch, kind, Device::Cpu).map_err(|e| e.to_string())?;
         Ok(Backbone::new(arch, weights))
     }
 
     /// Forward, backward and three steps with K equal members, compared with what is expected of one.
-    pub(crate) fn replay(
-        &self,
-        method: &Method,
-        members: usize,
-        out: &mut Comparison<'_>,
-    ) -> Result<(), String> {
-        let backbone = self.backbone()?;
-        let inputs = self.tensors("inputs.safetensors")?;
-        let (images, labels) = (&inputs["images"], &inputs["labels"]);
-        let k = members as i64;
-        let labels = labels.unsqueeze(0).repeat([k, 1]);
-
-        let optimizer = &self.json["optimizer"];
-        let (decay, lr) = groups(optimizer);
-        let member = Member { seed: 0, wd: decay, momentum: optimizer["momentum"].as_f64().unwrap_or(0.9) };
-        let mut ensemble = Ensemble::new(
-            backbone.arch(),
-            method,
-            HeadInit::Zero,
-            self.classes()?,
-            Rule::Sgd,
-            &vec![member; members],
-            Kind::Float,
-            Device::Cpu,
-        );
-        self.assign(&ensemble, k)?;
-        check_groups(optimizer, &ensemble)?;
-
-        // What enters the first touched block needs no gradient, as in training.
-        let tokens = |ensemble: &Ensemble| {
-            tch::no_grad(|| {
-                let x = match ensemble.entry() {
-                    Entry::Images => images.shallow_clone(),
-                    Entry::Block(first) => {
-                        let plain = Linear::new(backbone.arch());
-                        backbone.blocks(backbone.embed(images), 0..first, &plain, Step::evaluation(1))
-                    }
-                };
-                Tensor::cat(&std::iter::repeat_n(&x, members).collect::<Vec<_>>(), 0)
-            })
-        };
-        let (features, logits) = ensemble.forward(&backbone, tokens(&ensemble), None);
-        let losses = cross_entropy(&logits, &labels);
-        losses.sum(Kind::Float).backward();
-        let batch = features.size()[0] / k;
-        for m in 0..k {
-            out.check("features", &features.narrow(0, m * batch, batch));
-            out.check("logits", &logits.get(m));
-            out.check("loss", &losses.get(m));
-            for param in ensemble.params() {
-                out.check(&format!("grad.{}", param.name), &param.value.grad().get(m));
-                out.check(&format!("{}_after_forward", param.name), &param.value.get(m));
-            }
-        }
-        if out.has("step3.losses") {
-            let steps: Vec<Tensor> = (0..3)
-                .map(|_| ensemble.train_step(&backbone, tokens(&ensemble), &labels, &vec![lr; members]))
-                .collect();
-            let losses = Tensor::stack(&steps, 1); // [K, 3]
-            let (_, logits) = ensemble.forward(&backbone, tokens(&ensemble), None);
-            for m in 0..k {
-                out.check("step3.losses", &losses.get(m));
-                out.check("step3.logits", &logits.get(m));
-                for param in ensemble.params() {
-                    out.check(&format!("step3.{}", param.name), &param.value.get(m));
-                }
-            }
-        }
-        // The pooling ablations of one case are not built; its original pooling is compared.
-        out.finish(&["logits.", "features.", "pos_embed_resized"]);
+    pub(crate) fn replay(&self, method: &Method, how: How, out: &mut Comparison<'_>) -> Result<(), String> {
+        let backbone = self.backbone(how.kind)?;
+        let params = self.tensors("params.safetensors")?;
+        let kept = method::kept(self, &params);
+        let run = Run::new(self, &backbone, method, how, kept.as_ref())?;
+        run.assign(params)?;
+        run.forward(out);
+        run.pools(out)?;
+        run.importance(out)?;
+        run.steps(out);
+        // The position table that a frame leads to is checked through the logits.
+        out.finish(&["pos_embed_resized"]);
         Ok(())
     }
+}
 
-    /// Sets every trainable tensor to the case's value.
-    fn assign(&self, ensemble: &Ensemble, members: i64) -> Result<(), String> {
-        let mut given = self.tensors("params.safetensors")?;
-        for param in ensemble.params() {
-            let value =
-                given.remove(param.name).ok_or_else(|| format!("{} is not in the case", param.name))?;
-            let mut shape = value.size();
-            shape.insert(0, members);
-            if param.value.size() != shape {
-                return Err(format!("{} is {:?}, not {shape:?}", param.name, param.value.size()));
+/// A case in the middle of its replay.
+struct Run<'a> {
+    case: &'a Case,
+    backbone: &'a Backbone,
+    method: &'a Method,
+    how: How,
+    kept: Option<&'a Kept>,
+    inputs: Tensors,
+    ensemble: std::cell::RefCell<Ensemble>,
+    lr: f64,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        case: &'a Case,
+        backbone: &'a Backbone,
+        method: &'a Method,
+        how: How,
+        kept: Option<&'a Kept>,
+    ) -> Result<Run<'a>, String> {
+        let inputs = case.tensors("inputs.safetensors")?;
+        let (member, lr, rule) = settings(&case.json["optimizer"]);
+        let ensemble = ensemble(case, backbone, method, (how, member, rule), kept, &inputs)?;
+        check_groups(&case.json["optimizer"], &ensemble, member, lr)?;
+        Ok(Run { case, backbone, method, how, kept, inputs, ensemble: ensemble.into(), lr })
+    }
+
+    /// Sets every trainable tensor and every buffer to the case's value.
+    fn assign(&self, mut given: Tensors) -> Result<(), String> {
+        let ensemble = self.ensemble.borrow();
+        let mut all: Vec<Param> = ensemble.params().iter().map(Param::share).collect();
+        all.extend(ensemble.buffers());
+        for param in all {
+            let Some(value) = given.remove(&param.name) else {
+                // Masks that are constant are in a case only if it prunes.
+                if param.name.ends_with("_mask") {
+                    continue;
+                }
+                return Err(format!("{} is not in the case", param.name));
+            };
+            let ours = param.value.size()[1..].to_vec();
+            let value = method::kept_rows(self.kept, &param.name, &value, &ours);
+            if value.size() != ours {
+                return Err(format!("{} is {ours:?}, not {:?}", param.name, value.size()));
             }
-            tch::no_grad(|| param.value.shallow_clone().copy_(&value.unsqueeze(0).expand(shape, false)));
+            let value = value.unsqueeze(0).expand_as(&param.value);
+            tch::no_grad(|| param.value.shallow_clone().copy_(&value));
         }
         match given.into_keys().next() {
             None => Ok(()),
             Some(name) => Err(format!("the case trains `{name}`, which the method has not")),
         }
     }
+
+    fn is_training(&self) -> bool {
+        self.case.json["mode"].as_str() == Some("train")
+    }
+
+    fn labels(&self, labels: &Tensor) -> Tensor {
+        labels.unsqueeze(0).repeat([self.how.members as i64, 1])
+    }
+
+    /// What the forward pass starts from. It needs no gradient, as in training.
+    fn start(&self, images: &Tensor) -> Tensor {
+        let images = images.to_kind(self.how.kind);
+        let members = self.how.members as i64;
+        tch::no_grad(|| match self.ensemble.borrow().entry() {
+            Entry::Images => images.repeat([members, 1, 1, 1]),
+            Entry::Block(first) => {
+                let x = self.backbone.embed(&images);
+                let plain = Linear::new(self.backbone.arch());
+                self.backbone.blocks(x, 0..first, &plain, Step::evaluation(1)).repeat([members, 1, 1])
+            }
+        })
+    }
+
+    /// Features, logits, loss and gradients; in train mode also what batch norm remembers, and logits in evaluation.
+    fn forward(&self, out: &mut Comparison<'_>) {
+        let (images, labels) = (&self.inputs["images"], self.labels(&self.inputs["labels"]));
+        let seeds = vec![0; self.how.members];
+        let noise = Noise { seeds: &seeds, position: 0 };
+        let x = self.start(images);
+        let mut ensemble = self.ensemble.borrow_mut();
+        if self.is_training() {
+            let (_, logits) = tch::no_grad(|| ensemble.forward(self.backbone, x.shallow_clone(), None));
+            self.each(|m| out.check("eval.logits", &logits.get(m)));
+        }
+        let (features, logits) = ensemble.forward(self.backbone, x, self.is_training().then_some(noise));
+        let losses = cross_entropy(&logits, &labels);
+        ensemble.optimizer_mut().zero_grad();
+        losses.sum(self.how.kind).backward();
+        let batch = features.size()[0] / self.how.members as i64;
+        self.each(|m| {
+            out.check("features", &features.narrow(0, m * batch, batch));
+            out.check("logits", &logits.get(m));
+            out.check("loss", &losses.get(m));
+            for param in ensemble.params() {
+                self.check(out, &format!("grad.{}", param.name), &param.value.grad().get(m));
+                out.check(&format!("{}_after_forward", param.name), &param.value.get(m));
+            }
+            for buffer in ensemble.buffers() {
+                out.check(&format!("bn_after.{}", buffer.name), &buffer.value.get(m));
+            }
+        });
+        self.mask_gradients(&ensemble, &labels, out);
+    }
+
+    /// Gradients of masks that are constant in our terms but have one in the case.
+    fn mask_gradients(&self, ensemble: &Ensemble, labels: &Tensor, out: &mut Comparison<'_>) {
+        let constant: Vec<Param> =
+            ensemble.masks().into_iter().filter(|m| !m.value.requires_grad()).collect();
+        if !constant.iter().any(|mask| out.has(&format!("grad.{}", mask.name))) {
+            return;
+        }
+        for (name, gradient) in mask_gradients(self, ensemble, &self.inputs["images"], labels) {
+            self.each(|m| out.check(&format!("grad.{name}"), &gradient.get(m)));
+        }
+    }
+
+    /// The pooling ablations, each a method of its own on the same tensors.
+    fn pools(&self, out: &mut Comparison<'_>) -> Result<(), String> {
+        let Method::Vpt(vpt) = self.method else { return Ok(()) };
+        for (name, pooling) in method::poolings(self.case) {
+            let method = Method::Vpt(Vpt { pooling, ..vpt.clone() });
+            let run = Run::new(self.case, self.backbone, &method, self.how, self.kept)?;
+            run.assign(self.case.tensors("params.safetensors")?)?;
+            let x = run.start(&self.inputs["images"]);
+            let (features, logits) = run.ensemble.borrow().forward(self.backbone, x, None);
+            let batch = features.size()[0] / self.how.members as i64;
+            self.each(|m| {
+                out.check(&format!("features.{name}"), &features.narrow(0, m * batch, batch));
+                out.check(&format!("logits.{name}"), &logits.get(m));
+            });
+        }
+        Ok(())
+    }
+
+    /// E²VPT's scores: the mean over batches of the mask's gradient, of its size, and of its size per image.
+    fn importance(&self, out: &mut Comparison<'_>) -> Result<(), String> {
+        if !self.case.expected.keys().any(|name| name.starts_with("importance.")) {
+            return Ok(());
+        }
+        let (mut batches, mut singles) = (Vec::new(), Vec::new());
+        let ensemble = self.ensemble.borrow();
+        for index in 0.. {
+            let Some(images) = self.inputs.get(&format!("images_b{index}")) else { break };
+            let labels =
+                self.inputs.get(&format!("labels_b{index}")).ok_or("labels of a batch are missing")?;
+            batches.push(mask_gradients(self, &ensemble, images, &self.labels(labels)));
+            for i in 0..labels.size()[0] {
+                let (image, label) = (images.narrow(0, i, 1), labels.narrow(0, i, 1));
+                singles.push(mask_gradients(self, &ensemble, &image, &self.labels(&label)));
+            }
+        }
+        for (i, name) in ["token", "piece"].into_iter().enumerate() {
+            let mean = |all: &[Vec<(String, Tensor)>], change: fn(&Tensor) -> Tensor| {
+                let all: Vec<Tensor> = all.iter().map(|gradients| change(&gradients[i].1)).collect();
+                Tensor::stack(&all, 0).mean_dim(0, false, None)
+            };
+            let signed = mean(&batches, Tensor::shallow_clone);
+            let (abs, abs_per_sample) = (mean(&batches, Tensor::abs), mean(&singles, Tensor::abs));
+            self.each(|m| {
+                out.check(&format!("importance.{name}.signed"), &signed.get(m));
+                out.check(&format!("importance.{name}.abs"), &abs.get(m));
+                out.check(&format!("importance.{name}.abs_per_sample"), &abs_per_sample.get(m));
+            });
+        }
+        Ok(())
+    }
+
+    /// Three steps on one batch.
+    fn steps(&self, out: &mut Comparison<'_>) {
+        if !out.has("step3.losses") {
+            return;
+        }
+        let (images, labels) = (&self.inputs["images"], self.labels(&self.inputs["labels"]));
+        let (x, rates) = (self.start(images), vec![self.lr; self.how.members]);
+        let mut ensemble = self.ensemble.borrow_mut();
+        let steps: Vec<Tensor> =
+            (0..3).map(|_| ensemble.train_step(self.backbone, x.shallow_clone(), &labels, &rates)).collect();
+        let losses = Tensor::stack(&steps, 1); // [K, 3]
+        let seeds = vec![0; self.how.members];
+        let noise = Noise { seeds: &seeds, position: 0 };
+        let (_, logits) = ensemble.forward(self.backbone, x, self.is_training().then_some(noise));
+        self.each(|m| {
+            out.check("step3.losses", &losses.get(m));
+            out.check("step3.logits", &logits.get(m));
+            for param in ensemble.params() {
+                self.check(out, &format!("step3.{}", param.name), &param.value.get(m));
+            }
+        });
+    }
+
+    fn each(&self, mut compare: impl FnMut(i64)) {
+        (0..self.how.members as i64).for_each(&mut compare);
+    }
+
+    /// Compares a tensor of which the case may hold more rows than we do.
+    fn check(&self, out: &mut Comparison<'_>, name: &str, got: &Tensor) {
+        let kept = self.kept;
+        out.check_part(name, got, |want| method::kept_rows(kept, name, want, &got.size()));
+    }
 }
 
-/// Learning rate, and the weight decay of the tensors that are decayed.
-fn groups(optimizer: &Value) -> (f64, f64) {
+/// Gradients `[K, …]` of the mean loss with respect to the masks, which are constant afterwards as they were before.
+fn mask_gradients(
+    run: &Run<'_>,
+    ensemble: &Ensemble,
+    images: &Tensor,
+    labels: &Tensor,
+) -> Vec<(String, Tensor)> {
+    let masks = ensemble.masks();
+    let trained: Vec<bool> = masks.iter().map(|mask| mask.value.requires_grad()).collect();
+    let leaves: Vec<Tensor> = masks.iter().map(|mask| mask.value.set_requires_grad(true)).collect();
+    let (_, logits) = ensemble.forward(run.backbone, run.start(images), None);
+    let loss = cross_entropy(&logits, labels).sum(run.how.kind);
+    let gradients = Tensor::run_backward(&[loss], &leaves, false, false);
+    for (mask, trained) in masks.iter().zip(trained) {
+        let _ = mask.value.set_requires_grad(trained);
+    }
+    masks.into_iter().zip(gradients).map(|(mask, gradient)| (mask.name, gradient)).collect()
+}
+
+fn ensemble(
+    case: &Case,
+    backbone: &Backbone,
+    method: &Method,
+    (how, member, rule): (How, Member, Rule),
+    kept: Option<&Kept>,
+    inputs: &Tensors,
+) -> Result<Ensemble, String> {
+    let members = vec![member; how.members];
+    let setup = Setup {
+        method,
+        head: HeadInit::Zero,
+        classes: case.classes()?,
+        image_size: inputs["images"].size()[3],
+        rule,
+        members: &members,
+        kept,
+    };
+    let Some(side) = inputs.get("side_features") else { return Ok(Ensemble::new(backbone, &setup)) };
+    let side = GivenSide(side.flatten(1, -1).to_kind(how.kind));
+    let width = side.0.size()[1];
+    let built = tuning::beside(Box::new(side), width, backbone, &vec![0; how.members]);
+    Ok(Ensemble::with(built, backbone, &setup))
+}
+
+/// A side network whose output the case gives.
+#[derive(Debug)]
+struct GivenSide(Tensor);
+
+impl Side for GivenSide {
+    fn params(&self) -> Vec<Param> {
+        Vec::new()
+    }
+
+    fn features(&self, _images: &Tensor, members: i64) -> Tensor {
+        self.0.repeat([members, 1])
+    }
+}
+
+/// The case's optimiser: what a member is given, its learning rate, and the rule.
+fn settings(optimizer: &Value) -> (Member, f64, Rule) {
     let groups = optimizer["groups"].as_array().cloned().unwrap_or_default();
-    let largest = |key: &str| groups.iter().filter_map(|g| g[key].as_f64()).fold(0.0, f64::max);
-    (largest("weight_decay"), largest("lr"))
+    let holds = |group: &Value, name: &str| {
+        group["params"].as_array().is_some_and(|params| params.iter().any(|p| p.as_str() == Some(name)))
+    };
+    let of = |name: &str, key: &str| groups.iter().find(|g| holds(g, name)).and_then(|g| g[key].as_f64());
+    // The head is decayed on its own where it stands in a group of its own.
+    let is_body = |group: &&Value| {
+        let params = group["params"].as_array();
+        params.is_some_and(|all| all.iter().filter_map(Value::as_str).any(|name| !name.starts_with("head.")))
+    };
+    let wd = groups.iter().filter(is_body).filter_map(|g| g["weight_decay"].as_f64()).fold(0.0, f64::max);
+    let wd_head = of("head.weight", "weight_decay").unwrap_or(0.0);
+    let betas = |i: usize, default: f64| optimizer["betas"][i].as_f64().unwrap_or(default);
+    let (beta1, beta2) = (betas(0, 0.9), betas(1, 0.999));
+    let eps = |default: f64| optimizer["eps"].as_f64().unwrap_or(default);
+    let rule = match optimizer["name"].as_str() {
+        Some("adamw") => Rule::AdamW { beta1, beta2, eps: eps(1e-8) },
+        Some("adamw_vpt") => Rule::AdamWVpt { beta1, beta2, eps: eps(1e-6) },
+        _ => Rule::Sgd,
+    };
+    let momentum = optimizer["momentum"].as_f64().unwrap_or(0.9);
+    let lr = optimizer["lr"].as_f64().or_else(|| of("head.weight", "lr")).unwrap_or(0.0);
+    (Member { seed: 0, wd, wd_head, momentum }, lr, rule)
 }
 
 /// Our rule of what is decayed has to give each tensor the authors' settings.
-fn check_groups(optimizer: &Value, ensemble: &Ensemble) -> Result<(), String> {
+fn check_groups(optimizer: &Value, ensemble: &Ensemble, member: Member, lr: f64) -> Result<(), String> {
     let Some(list) = optimizer["groups"].as_array() else { return Ok(()) };
-    let (decay, lr) = groups(optimizer);
+    let spares_biases = optimizer["name"].as_str() == Some("adamw_vpt");
     for param in ensemble.params() {
         let group = list
             .iter()
-            .find(|g| g["params"].as_array().is_some_and(|p| p.iter().any(|n| n == param.name)))
+            .find(|g| g["params"].as_array().is_some_and(|p| p.iter().any(|n| *n == param.name)))
             .ok_or_else(|| format!("{} is in no optimiser group", param.name))?;
-        let ours = if param.decay { decay } else { 0.0 };
-        if group["weight_decay"].as_f64() != Some(ours) || group["lr"].as_f64() != Some(lr) {
+        let ours = match param.decay {
+            _ if spares_biases && param.name.contains("bias") => 0.0,
+            Decay::Never => 0.0,
+            Decay::Body => member.wd,
+            Decay::Head => member.wd_head,
+        };
+        let (decay, rate) = (group["weight_decay"].as_f64(), group["lr"].as_f64());
+        let is_rate = rate.is_some_and(|rate| (rate - lr * param.lr).abs() <= 1e-12);
+        if decay != Some(ours) || !is_rate {
             return Err(format!("{} has other settings in the authors' optimiser", param.name));
         }
     }
