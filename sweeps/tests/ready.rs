@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use sweeps::Spec;
+use sweeps::stage::Parent;
+use sweeps::{Recipe, Spec};
 
 #[test]
 fn every_ready_made_sweep_expands() {
@@ -17,23 +18,77 @@ fn every_ready_made_sweep_expands() {
         let text = std::fs::read_to_string(&path).unwrap();
         let spec = Spec::parse(&name, &text, &[]).unwrap_or_else(|errors| panic!("{errors}"));
         assert!(spec.warnings.is_empty(), "{name}: {:?}", spec.warnings);
-        assert_eq!(spec.trials().len(), spec.configurations().count() * spec.seeds.len(), "{name}");
+        assert_eq!(spec.trials().len(), spec.configuration_count() * spec.seeds.len(), "{name}");
         assert!(text.starts_with(&format!("# {name}: ")), "{name} begins with its name and what it does");
         assert!(
             text.contains(&format!("sweep submit sweeps/{name}")),
             "{name} gives the command that runs it"
         );
-        let counts = [(spec.configuration_count(), "configurations"), (spec.trial_count(), "trials")];
-        for (count, what) in counts {
-            let stated = format!("= {} {what}", with_commas(count));
+        let trials: Vec<String> = spec.plan().stages.iter().map(|stage| with_commas(stage.trials)).collect();
+        let stated = format!("= {} trials", trials.join(" + "));
+        assert!(text.contains(&stated), "{name} states its counts: `{stated}`");
+        if spec.stages.len() == 1 {
+            let stated = format!("= {} configurations", with_commas(spec.configuration_count() as u64));
             assert!(text.contains(&stated), "{name} states its counts: `{stated}`");
         }
-        let tests = spec.configurations().any(|configuration| configuration.recipe.split.test.is_some());
+        let tests = recipes(&spec).iter().any(|recipe| recipe.split.test.is_some());
         let reports_tests = spec.report.iter().any(|metric| metric.starts_with("test/"));
         assert!(tests || !reports_tests, "{name} reports scores of test images that no trial sees");
         found += 1;
     }
-    assert!(found >= 2, "found {found} sweeps in {}", folder.display());
+    assert!(found >= 12, "found {found} sweeps in {}", folder.display());
+}
+
+/// What the protocols of the papers come to.
+#[test]
+fn protocols_have_the_published_counts() {
+    for (name, trials) in [
+        ("vtab_vpt.yaml", vec![4_560, 95]),
+        ("vtab_gated_mae.yaml", vec![19]),
+        ("vtab_gated_moco.yaml", vec![19]),
+        ("vtab_gated_mae_grid.yaml", vec![19 * 7 * 4 * 4, 95]),
+        ("vtab_gated_moco_grid.yaml", vec![19 * 7 * 4 * 4, 95]),
+        ("vtab_prompts.yaml", vec![2_128]),
+    ] {
+        let plan = read(name).plan();
+        assert_eq!(plan.stages.iter().map(|stage| stage.trials).collect::<Vec<_>>(), trials, "{name}");
+    }
+    let vpt = read("vtab_vpt.yaml");
+    let one = Spec::parse("f", &text("vtab_vpt.yaml"), &["axes.task.values=[vtab/dtd]".to_owned()]).unwrap();
+    assert_eq!(one.plan().stages.iter().map(|stage| stage.trials).sum::<u64>(), 245);
+    // 50 × 128 / 256 at one token, 50 × 64 / 256 at 200 tokens.
+    let rates: Vec<f64> = vpt.configurations().map(|c| c.recipe.lr).collect();
+    assert_eq!(
+        (rates.iter().copied().fold(0.0, f64::max), rates.last()),
+        (25.0, Some(&(0.05 * 64.0 / 256.0)))
+    );
+    // Tuning does not touch test images; the end is scored on them once.
+    let last = recipes(&vpt).pop().unwrap();
+    assert!(vpt.configurations().all(|c| c.recipe.split.test.is_none()));
+    assert_eq!((last.split.train.as_str(), last.split.test.as_deref()), ("train800val200", Some("test")));
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+fn read(name: &str) -> Spec {
+    Spec::parse(name, &text(name), &[]).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// A recipe of each stage: of the first, all.
+fn recipes(spec: &Spec) -> Vec<Recipe> {
+    let mut recipes: Vec<Recipe> = spec.configurations().map(|configuration| configuration.recipe).collect();
+    let first = spec.configurations().next().unwrap();
+    let mut settings = vec![first.settings];
+    for stage in spec.stages.iter().skip(1) {
+        let from = stage.from.as_ref().unwrap();
+        let parent = Parent { settings: &settings[from.stage], hash: "", is_lr_scaled: first.is_lr_scaled };
+        let child = from.opening.children(parent).unwrap().remove(0);
+        settings.push(child.settings);
+        recipes.push(child.recipe);
+    }
+    recipes
 }
 
 #[test]
@@ -50,7 +105,7 @@ fn every_parameter_is_documented_with_its_readers() {
 }
 
 /// 4560 as "4,560".
-fn with_commas(count: usize) -> String {
+fn with_commas(count: u64) -> String {
     let digits = count.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {

@@ -92,6 +92,46 @@ fn a_killed_trainer_and_a_killed_coordinator_lose_nothing() {
     assert_eq!(survivor["end"], "succeeded", "{survivor:?}");
 }
 
+/// The miniature of the paper's protocol, on the backbone and the images of these tests.
+#[test]
+fn a_protocol_runs_from_tuning_to_test() {
+    let mut cluster = Cluster::start(&[]);
+    cluster.worker("only");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../sweeps/demo_vpt.yaml");
+    let mut submit = vec!["submit", file];
+    for change in [
+        "base.backbone=tiny",
+        "base.image_size=32",
+        "base.insertion_depth=1",
+        "base.epochs=3",
+        "axes.task.values=[test/shades]",
+        "stages.tune.split={train: train, eval: val}",
+        "stages.final.split={train: train, eval: val, test: test}",
+    ] {
+        submit.extend(["--set", change]);
+    }
+    cluster.sweep(&submit);
+    cluster.watch_to_the_end();
+
+    let (tuned, last): (Vec<Value>, Vec<Value>) =
+        trials(&cluster).into_iter().partition(|trial| trial["stage"] == "tune");
+    assert_eq!((tuned.len(), last.len()), (8, 2));
+    assert!(tuned.iter().all(|trial| trial["metrics"]["test/top1"].is_null()), "tuning sees no test images");
+    let rank = |trial: &&Value| {
+        let score = trial["objective"].as_f64().expect("a score");
+        let lr = trial["parameters"]["lr"].as_f64().expect("a rate");
+        // The score, then the smaller rate, then the order of the file, which is that of ids.
+        ((score * 1e6) as i64, (-lr * 1e6) as i64)
+    };
+    let best = tuned.iter().map(|trial| rank(&trial)).max().expect("a trial");
+    let among: Vec<&Value> = tuned.iter().filter(|trial| rank(trial) == best).collect();
+    for trial in &last {
+        assert!(among.iter().any(|tuned| tuned["parameters"] == trial["parameters"]), "{trial}");
+        assert!(trial["metrics"]["test/top1"].is_number(), "{trial}");
+    }
+    assert_eq!(last.iter().map(|trial| trial["seed"].as_i64()).collect::<Vec<_>>(), [Some(42), Some(44)]);
+}
+
 #[test]
 fn a_drained_trial_goes_on_elsewhere_to_the_same_result() {
     let mut cluster = Cluster::start(&[]);
