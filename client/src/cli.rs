@@ -85,6 +85,8 @@ pub(crate) enum Verb {
     Resume(SweepArgs),
     /// End every trial of a sweep that has not ended
     Cancel(SweepArgs),
+    /// Queue failed trials of a sweep again, as if they had never failed
+    Requeue(RequeueArgs),
     /// List the workers that the coordinator knows, or release one from quarantine
     Workers(WorkersArgs),
     /// Print a completion script for a shell
@@ -132,6 +134,23 @@ pub(crate) struct ListArgs {
 pub(crate) struct SweepArgs {
     /// Id, prefix, name or `last`
     pub(crate) sweep: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RequeueArgs {
+    /// Id, prefix, name or `last`
+    pub(crate) sweep: String,
+    /// The trials that failed, but not those that diverged: these have a result
+    #[arg(long, required = true)]
+    pub(crate) failed: bool,
+    /// Only those that failed with this class, as in cuda_oom; may be repeated
+    #[arg(long = "class", value_name = "CLASS", value_parser = failure_class)]
+    pub(crate) classes: Vec<sweeps::FailureClass>,
+}
+
+fn failure_class(name: &str) -> Result<sweeps::FailureClass, String> {
+    let names = || sweeps::FailureClass::ALL.map(sweeps::FailureClass::name).join(", ");
+    sweeps::FailureClass::from_name(name).ok_or_else(|| format!("use one of {}", names()))
 }
 
 #[derive(Debug, Args)]

@@ -159,6 +159,22 @@ pub(crate) fn trial_state(state: TrialState) -> &'static str {
     }
 }
 
+/// A class of failures on the wire.
+pub(crate) fn class(class: sweeps::FailureClass) -> FailureClass {
+    use sweeps::FailureClass as Class;
+    match class {
+        Class::InvalidConfig => FailureClass::InvalidConfig,
+        Class::CodeError => FailureClass::CodeError,
+        Class::Diverged => FailureClass::Diverged,
+        Class::CudaOom => FailureClass::CudaOom,
+        Class::HostOom => FailureClass::HostOom,
+        Class::Timeout => FailureClass::Timeout,
+        Class::BadData => FailureClass::BadData,
+        Class::BadNode => FailureClass::BadNode,
+        Class::Poison => FailureClass::Poison,
+    }
+}
+
 /// The class of a failure in the words of sweep files; empty when nothing failed.
 pub(crate) fn failure(class: FailureClass) -> &'static str {
     use sweeps::FailureClass as Class;
@@ -182,6 +198,13 @@ mod tests {
     use proto::v1::Statistic;
 
     use super::*;
+
+    #[test]
+    fn classes_of_failures_have_the_same_names_on_both_sides() {
+        for known in sweeps::FailureClass::ALL {
+            assert_eq!(failure(class(known)), known.name());
+        }
+    }
 
     #[test]
     fn percentages_have_two_decimals_and_the_rest_four_digits() {

@@ -410,6 +410,7 @@ impl From<&Event> for EventRecord {
             EventKind::Ended => "ended",
             EventKind::StageOpened => "stage_opened",
             EventKind::GroupFailed => "group_failed",
+            EventKind::Revived => "revived",
         };
         Self {
             seq: event.seq,

@@ -58,11 +58,27 @@ pub struct Trial {
 /// Where a trial stands, with what belongs to that state alone.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
-    Queued { not_before: Millis },
-    Running { worker: WorkerId },
-    Succeeded { at: Millis },
-    Failed { class: FailureClass, message: String, at: Millis },
-    Cancelled { at: Millis },
+    Queued {
+        not_before: Millis,
+    },
+    Running {
+        worker: WorkerId,
+    },
+    Succeeded {
+        at: Millis,
+    },
+    /// Ended by an early-stopping rule.
+    Stopped {
+        at: Millis,
+    },
+    Failed {
+        class: FailureClass,
+        message: String,
+        at: Millis,
+    },
+    Cancelled {
+        at: Millis,
+    },
 }
 
 impl State {
@@ -72,6 +88,7 @@ impl State {
             Self::Queued { .. } => "queued",
             Self::Running { .. } => "running",
             Self::Succeeded { .. } => "succeeded",
+            Self::Stopped { .. } => "stopped",
             Self::Failed { .. } => "failed",
             Self::Cancelled { .. } => "cancelled",
         }
@@ -79,7 +96,7 @@ impl State {
 
     /// Whether the state is an end of the trial.
     pub const fn is_terminal(&self) -> bool {
-        matches!(self, Self::Succeeded { .. } | Self::Failed { .. } | Self::Cancelled { .. })
+        !matches!(self, Self::Queued { .. } | Self::Running { .. })
     }
 }
 
@@ -125,8 +142,12 @@ pub enum Command {
     Expire {
         attempt: u32,
     },
+    /// An early-stopping rule has seen enough of it.
+    Stop,
     /// The user wants no more of it.
     Cancel,
+    /// The user wants a failed trial tried again, as if it had never failed.
+    Revive,
 }
 
 /// What a command did.
@@ -138,6 +159,9 @@ pub enum Event {
         epoch: u32,
     },
     Succeeded,
+    Stopped,
+    /// A failed trial is queued again.
+    Revived,
     /// The attempt ended with `end` and the trial waits for another.
     Requeued {
         end: End,
@@ -191,6 +215,8 @@ impl How {
 pub enum Rejected {
     #[error("cancelled")]
     Cancelled,
+    #[error("stopped early")]
+    Stopped,
     #[error("ended")]
     Ended,
     #[error("expired")]
@@ -253,6 +279,12 @@ pub fn apply(
             let message = format!("worker {} was not heard of for a lease", worker.0);
             Ok(policy.after_interruption(trial, Cause::WorkerLost, message, now))
         }
+        (S::Running { .. }, C::Stop) => Ok((next(S::Stopped { at: now }), Event::Stopped)),
+        (S::Failed { .. }, C::Revive) => {
+            let state = S::Queued { not_before: now };
+            let fresh = Trial { failures: 0, interruptions: 0, lost: 0, failed_on: None, ..next(state) };
+            Ok((fresh, Event::Revived))
+        }
         (S::Queued { .. }, C::Cancel) => {
             Ok((next(S::Cancelled { at: now }), Event::Cancelled { was_running: false }))
         }
@@ -281,7 +313,9 @@ fn reject(trial: &Trial, command: &Command) -> Rejected {
         | Command::Interrupt { by, .. } => stale(trial, by.attempt),
         Command::Expire { attempt } => stale(trial, *attempt),
         Command::Lease { .. } => Rejected::Illegal { state: trial.state.name(), command: "lease" },
+        Command::Stop => Rejected::Illegal { state: trial.state.name(), command: "stop" },
         Command::Cancel => Rejected::Illegal { state: trial.state.name(), command: "cancel" },
+        Command::Revive => Rejected::Illegal { state: trial.state.name(), command: "revive" },
     }
 }
 
@@ -290,6 +324,7 @@ fn stale(trial: &Trial, attempt: u32) -> Rejected {
     match &trial.state {
         _ if attempt > trial.attempt || attempt == 0 => Rejected::NoSuchAttempt { attempt },
         State::Cancelled { .. } => Rejected::Cancelled,
+        State::Stopped { .. } => Rejected::Stopped,
         State::Succeeded { .. } | State::Failed { .. } => Rejected::Ended,
         State::Running { .. } => Rejected::LeasedAgain { attempt: trial.attempt },
         State::Queued { .. } => Rejected::Expired,

@@ -304,7 +304,7 @@ async fn compare(env: &Env, model: &Model) {
         let got = (row.state.as_str(), row.attempt, row.epoch, row.class.as_deref(), row.ended);
         let (class, ended) = match &trial.state {
             State::Failed { class, at, .. } => (Some(class.name()), Some(*at)),
-            State::Succeeded { at } | State::Cancelled { at } => (None, Some(*at)),
+            State::Succeeded { at } | State::Stopped { at } | State::Cancelled { at } => (None, Some(*at)),
             State::Queued { .. } | State::Running { .. } => (None, None),
         };
         let expected = (trial.state.name(), i64::from(trial.attempt), i64::from(trial.epoch), class, ended);

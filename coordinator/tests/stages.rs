@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coordinator::store::ops::{Cancel, NewSweep, Submit};
+use coordinator::store::ops::{Cancel, NewSweep, Requeue, Submit};
 use coordinator::store::reads::Trials;
 use coordinator::store::rows::{SweepRow, TrialView};
 use coordinator::store::{Store, Token};
@@ -46,6 +46,7 @@ on_both!(
     groups_survive_a_restart,
     ends_in_one_call_open_each_group_once,
     coordinators_that_end_trials_at_once_open_a_group_once,
+    failed_trials_that_are_tried_again_give_their_groups_another_chance,
 );
 
 fn sweep(text: &str) -> NewSweep {
@@ -262,6 +263,36 @@ async fn coordinators_that_end_trials_at_once_open_a_group_once(env: &Env) {
     );
     assert_eq!(counts(&row(env).await), (11, 3, 4));
     assert_eq!(env.kinds(&submitted).await.iter().filter(|kind| *kind == "stage_opened").count(), 2);
+}
+
+async fn failed_trials_that_are_tried_again_give_their_groups_another_chance(env: &Env) {
+    env.submit(sweep(FILE)).await;
+    let gpu = worker(env).await;
+    for token in lease(env, &gpu, "r1").await {
+        env.finish(&gpu, failure(token, FailureClass::InvalidConfig)).await;
+    }
+    assert_eq!(row(env).await.state, "ended");
+    let requeue = || Requeue { sweep: "s".to_owned(), classes: Vec::new() };
+    let (again, count) = env.store.write(requeue()).await.unwrap();
+    assert_eq!((count, again.state.as_str(), counts(&again)), (4, "active", (11, 7, 4)));
+    env.check().await;
+    let tune = lease(env, &gpu, "r2").await;
+    end(env, &gpu, tune[0], 1.0).await;
+    env.finish(&gpu, failure(tune[1], FailureClass::InvalidConfig)).await;
+    assert_eq!(counts(&row(env).await), (11, 5, 2));
+    // That group has chosen: another try of its loser changes nothing.
+    assert_eq!(counts(&env.store.write(requeue()).await.unwrap().0), (11, 5, 3));
+    for token in tune[2..].iter().copied().chain(lease(env, &gpu, "r3").await) {
+        end(env, &gpu, token, 9.0).await;
+    }
+    for token in lease(env, &gpu, "r4").await.into_iter().chain(lease(env, &gpu, "r5").await) {
+        end(env, &gpu, token, 2.0).await;
+    }
+    for token in lease(env, &gpu, "r6").await {
+        end(env, &gpu, token, 2.0).await;
+    }
+    let row = row(env).await;
+    assert_eq!((row.state.as_str(), row.succeeded), ("ended", 11));
 }
 
 /// Ends whatever runs with random scores or failures, until nothing runs any more: the invariants hold after every

@@ -1,8 +1,8 @@
-//! `sweep pause`, `resume` and `cancel`.
+//! `sweep pause`, `resume`, `cancel` and `requeue`.
 
-use proto::v1::{CancelRequest, PauseRequest, ResumeRequest, Sweep};
+use proto::v1::{CancelRequest, PauseRequest, RequeueRequest, ResumeRequest, Sweep};
 
-use crate::cli::Format;
+use crate::cli::{Format, RequeueArgs};
 use crate::connection::Connection;
 use crate::error::CliError;
 use crate::records::SweepRecord;
@@ -32,6 +32,20 @@ pub(crate) async fn cancel(
     let reply = connection.client.cancel(CancelRequest { sweep }).await;
     let sweep = reply.map_err(|status| connection.explain(&status))?.into_inner().sweep;
     print(sweep, output)
+}
+
+pub(crate) async fn requeue(
+    mut connection: Connection,
+    args: RequeueArgs,
+    output: Format,
+) -> Result<(), CliError> {
+    let classes = args.classes.into_iter().map(|class| format::class(class).into()).collect();
+    let reply = connection.client.requeue(RequeueRequest { sweep: args.sweep, classes }).await;
+    let reply = reply.map_err(|status| connection.explain(&status))?.into_inner();
+    if output == Format::Table {
+        output::print(&format!("{} trials queued again\n", reply.trials))?;
+    }
+    print(reply.sweep, output)
 }
 
 /// Says in what state the sweep is now.

@@ -39,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
         Verb::Pause(args) => control::pause(open(&global).await?, args.sweep, format).await?,
         Verb::Resume(args) => control::resume(open(&global).await?, args.sweep, format).await?,
         Verb::Cancel(args) => control::cancel(open(&global).await?, args.sweep, format).await?,
+        Verb::Requeue(args) => control::requeue(open(&global).await?, args, format).await?,
         Verb::Workers(WorkersArgs { verb: None }) => workers::list(open(&global).await?, format).await?,
         Verb::Workers(WorkersArgs { verb: Some(WorkersVerb::Release { worker }) }) => {
             workers::release(open(&global).await?, worker, format).await?;

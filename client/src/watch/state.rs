@@ -200,6 +200,7 @@ impl State {
             | EventKind::Stopped
             | EventKind::Failed
             | EventKind::Requeued
+            | EventKind::Revived
             | EventKind::Cancelled => self.apply_to_trial(event, at),
         }
     }
@@ -209,6 +210,10 @@ impl State {
         let minimize = self.objective.goal == "minimize";
         let run = self.trials.entry(event.trial_id).or_insert_with(|| Run::unknown(event.trial_id));
         let is_older = event.attempt != 0 && event.attempt < run.attempt;
+        if event.kind() == EventKind::Revived {
+            run.revive();
+            return None;
+        }
         if run.has_ended() || is_older {
             return None;
         }
@@ -381,6 +386,16 @@ impl Run {
             started: None,
             ended: None,
         }
+    }
+
+    /// It failed and is queued again.
+    fn revive(&mut self) {
+        self.status = TrialState::Queued;
+        self.failure = FailureClass::Unspecified;
+        self.epoch = 0;
+        self.score = None;
+        self.message.clear();
+        self.ended = None;
     }
 
     pub(crate) fn has_ended(&self) -> bool {

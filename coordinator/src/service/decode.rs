@@ -264,6 +264,16 @@ fn message(text: String) -> String {
     text
 }
 
+/// A class to choose trials by.
+pub(super) fn class(given: i32) -> Result<FailureClass, Status> {
+    let known = v1::FailureClass::try_from(given).ok();
+    let class = match known {
+        Some(v1::FailureClass::Poison) => Some(FailureClass::Poison),
+        known => known.and_then(failure_class),
+    };
+    class.ok_or_else(|| Status::invalid_argument(format!("unknown failure class {given}")))
+}
+
 fn failure_class(given: v1::FailureClass) -> Option<FailureClass> {
     use v1::FailureClass as C;
     Some(match given {
@@ -289,7 +299,8 @@ pub(super) fn trial_state(given: i32) -> Result<Option<&'static str>, Status> {
         Ok(S::Succeeded) => Ok(Some("succeeded")),
         Ok(S::Failed) => Ok(Some("failed")),
         Ok(S::Cancelled) => Ok(Some("cancelled")),
-        Ok(S::Waiting | S::Stopped) => Ok(None),
+        Ok(S::Stopped) => Ok(Some("stopped")),
+        Ok(S::Waiting) => Ok(None),
         Ok(S::Unspecified) | Err(_) => Err(Status::invalid_argument(format!("unknown trial state {given}"))),
     }
 }

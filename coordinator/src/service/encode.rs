@@ -154,6 +154,8 @@ pub(super) fn event(row: EventRow) -> Result<v1::Event, Error> {
         "ended" => K::Ended,
         "stage_opened" => K::StageOpened,
         "group_failed" => K::GroupFailed,
+        "revived" => K::Revived,
+        "stopped" => K::Stopped,
         _ => K::Unspecified,
     };
     Ok(v1::Event {
@@ -176,6 +178,7 @@ fn trial_state(name: &str) -> v1::TrialState {
         "queued" => S::Queued,
         "running" => S::Running,
         "succeeded" => S::Succeeded,
+        "stopped" => S::Stopped,
         "failed" => S::Failed,
         "cancelled" => S::Cancelled,
         _ => S::Unspecified,
@@ -263,14 +266,16 @@ pub(super) fn configuration(
     let with = |state: &str| outcomes.iter().filter(|row| row.state == state).count() as u32;
     let diverged = outcomes.iter().filter(|row| row.class.as_deref() == Some("diverged")).count() as u32;
     let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for outcome in outcomes {
+    // What was stopped early has no result, only a last score, which its own row shows.
+    let ended = || outcomes.iter().filter(|row| row.state == "succeeded");
+    for outcome in ended() {
         for (name, value) in metrics("result", row.number, outcome.metrics_json.as_deref())? {
             if value.is_finite() && (wanted.is_empty() || wanted.contains(&name)) {
                 values.entry(name).or_default().push(value);
             }
         }
     }
-    let scores: Vec<f64> = outcomes.iter().filter_map(|row| row.objective).collect();
+    let scores: Vec<f64> = ended().filter_map(|row| row.objective).collect();
     Ok(v1::Configuration {
         number: count(row.number),
         config_hash: row.hash,
@@ -279,6 +284,7 @@ pub(super) fn configuration(
         settings_json: row.settings_json,
         trials: outcomes.len() as u32,
         succeeded: with("succeeded"),
+        stopped: with("stopped"),
         diverged,
         failed: with("failed") - diverged,
         objective: Some(statistic(Statistic::of(&scores))),

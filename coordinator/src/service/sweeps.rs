@@ -12,11 +12,11 @@ use tonic::{Request, Response, Status};
 use super::{POLL, Service, decode, encode};
 use crate::store::Error;
 use crate::store::explain::Explain;
-use crate::store::ops::{Cancel, Pause, Release, Resume, Submit};
+use crate::store::ops::{Cancel, Pause, Release, Requeue, Resume, Submit};
 use crate::store::reads::{
     Events, FindKey, FindSweep, GetSweep, GetTrial, ListSweeps, ListWorkers, LiveOffers, Results, Trials,
 };
-use crate::store::rows::{OutcomeRow, SweepRow, SweepState};
+use crate::store::rows::{EventRow, OutcomeRow, SweepRow, SweepState};
 use crate::sweep_file::{self, File};
 use crate::trial::TrialId;
 
@@ -176,6 +176,18 @@ impl Sweeps for Service {
         Ok(Response::new(v1::ResumeResponse { sweep: Some(encode::sweep(row)?) }))
     }
 
+    async fn requeue(
+        &self,
+        request: Request<v1::RequeueRequest>,
+    ) -> Result<Response<v1::RequeueResponse>, Status> {
+        let request = request.into_inner();
+        let sweep = decode::name("sweep", request.sweep)?;
+        let classes = request.classes.into_iter().map(decode::class).collect::<Result<_, _>>()?;
+        let (row, trials) = self.store.write(Requeue { sweep, classes }).await?;
+        tracing::info!(sweep = row.id, trials, "failed trials queued again");
+        Ok(Response::new(v1::RequeueResponse { sweep: Some(encode::sweep(row)?), trials }))
+    }
+
     async fn list_workers(
         &self,
         _request: Request<v1::ListWorkersRequest>,
@@ -227,8 +239,9 @@ impl Service {
             changes.mark_unchanged();
             let rows = self.store.read(&Events { sweep, after, limit: WATCH_BATCH }).await?;
             let is_full = rows.len() == WATCH_BATCH as usize;
-            let is_over =
-                rows.iter().any(|row| row.kind == "ended" || (row.kind == "cancelled" && row.trial == 0));
+            // What had ended may have been queued again.
+            let is_end = |row: &EventRow| row.kind == "ended" || (row.kind == "cancelled" && row.trial == 0);
+            let is_over = !is_full && rows.last().is_some_and(is_end);
             let events = rows.into_iter().map(encode::event).collect::<Result<Vec<_>, _>>()?;
             let mut rest = events.as_slice();
             while !rest.is_empty() {

@@ -32,18 +32,18 @@ pub const INVARIANT_COUNT: usize = INVARIANTS.len();
 /// Each counts violations.
 const INVARIANTS: &[(&str, Sql)] = &[
     (
-        "I1: a trial has a result exactly when it succeeded",
+        "I1: a trial has a result exactly when it succeeded, or its last score when it was stopped",
         Sql::both(
             "SELECT count(*) AS key FROM trial t LEFT JOIN result r ON r.trial = t.id
-              WHERE (t.state = 'succeeded') <> (r.trial IS NOT NULL)",
+              WHERE (t.state IN ('succeeded', 'stopped')) <> (r.trial IS NOT NULL)",
         ),
     ),
     (
-        "I2: a result is of the trial's last attempt, which succeeded",
+        "I2: a result is of the trial's last attempt, which succeeded or was stopped",
         Sql::both(
             "SELECT count(*) AS key FROM result r JOIN trial t ON t.id = r.trial
-               LEFT JOIN attempt a ON a.trial = r.trial AND a.number = r.attempt AND a.how = 'succeeded'
-                                  AND a.digest = r.digest
+               LEFT JOIN attempt a ON a.trial = r.trial AND a.number = r.attempt
+                                  AND (a.how = 'stopped' OR (a.how = 'succeeded' AND a.digest = r.digest))
               WHERE r.attempt <> t.attempt OR a.trial IS NULL",
         ),
     ),
@@ -87,10 +87,11 @@ const INVARIANTS: &[(&str, Sql)] = &[
         ),
     ),
     (
-        "I6: a trial ends once",
+        "I6: a trial ends once, and once more each time it is revived",
         Sql::both(
-            "SELECT count(*) AS key FROM (SELECT trial FROM event WHERE trial > 0 AND kind IN ('succeeded', 'failed', 'cancelled')
-                                    GROUP BY trial HAVING count(*) > 1) x",
+            "SELECT count(*) AS key FROM (SELECT trial FROM event WHERE trial > 0 GROUP BY trial
+                                   HAVING count(*) FILTER (WHERE kind IN ('succeeded', 'stopped', 'failed', 'cancelled'))
+                                        > 1 + count(*) FILTER (WHERE kind = 'revived')) x",
         ),
     ),
     (

@@ -93,6 +93,7 @@ impl SweepRow {
             State::Queued { .. } => &mut self.queued,
             State::Running { .. } => &mut self.running,
             State::Succeeded { .. } => &mut self.succeeded,
+            State::Stopped { .. } => &mut self.stopped,
             State::Failed { .. } => &mut self.failed,
             State::Cancelled { .. } => &mut self.cancelled,
         }
@@ -204,6 +205,7 @@ impl TrialRow {
                 State::Running { worker: WorkerId(self.worker.clone().ok_or_else(|| wrong("worker"))?) }
             }
             "succeeded" => State::Succeeded { at: self.ended.ok_or_else(|| wrong("ended"))? },
+            "stopped" => State::Stopped { at: self.ended.ok_or_else(|| wrong("ended"))? },
             "failed" => State::Failed {
                 class: class("trial", self.id, self.class.as_deref())?.ok_or_else(|| wrong("class"))?,
                 message: self.message.clone().unwrap_or_default(),
@@ -267,7 +269,9 @@ impl TrialChange {
         match after.state.clone() {
             State::Queued { not_before } => change.not_before = Some(not_before),
             State::Running { worker } => change.worker = Some(worker),
-            State::Succeeded { at } | State::Cancelled { at } => change.ended = Some(at),
+            State::Succeeded { at } | State::Stopped { at } | State::Cancelled { at } => {
+                change.ended = Some(at)
+            }
             State::Failed { class, message, at } => {
                 change.class = Some(class);
                 change.message = Some(message);

@@ -37,6 +37,7 @@ fn states() -> Vec<State> {
         State::Queued { not_before: NOW },
         State::Running { worker: worker("a") },
         State::Succeeded { at: 5 },
+        State::Stopped { at: 5 },
         State::Failed { class: FailureClass::CodeError, message: "boom".to_owned(), at: 5 },
         State::Cancelled { at: 5 },
     ]
@@ -112,9 +113,46 @@ fn only_the_holder_of_a_running_trial_may_write() {
                     (State::Running { .. }, wrong) => wrong.clone(),
                     (State::Queued { .. }, _) => Some(Rejected::Expired),
                     (State::Succeeded { .. } | State::Failed { .. }, _) => Some(Rejected::Ended),
+                    (State::Stopped { .. }, _) => Some(Rejected::Stopped),
                     (State::Cancelled { .. }, _) => Some(Rejected::Cancelled),
                 };
                 assert_eq!(run(&before, command.clone()).err(), expected, "{before:?} {command:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn only_running_trials_are_stopped_and_only_failed_ones_revived() {
+    for state in states() {
+        let before = trial(state);
+        match (&before.state, run(&before, Command::Stop)) {
+            (State::Running { .. }, outcome) => {
+                let (after, event) = outcome.unwrap();
+                assert_eq!(
+                    (after.state, event, after.attempt),
+                    (State::Stopped { at: NOW }, Event::Stopped, 2)
+                );
+            }
+            (state, outcome) => {
+                assert_eq!(outcome.unwrap_err(), Rejected::Illegal { state: state.name(), command: "stop" });
+            }
+        }
+        match (&before.state, run(&before, Command::Revive)) {
+            (State::Failed { .. }, outcome) => {
+                let (after, event) = outcome.unwrap();
+                assert_eq!((after.state, event), (State::Queued { not_before: NOW }, Event::Revived));
+                assert_eq!(
+                    (after.attempt, after.failures, after.interruptions),
+                    (2, 0, 0),
+                    "attempts only grow"
+                );
+            }
+            (state, outcome) => {
+                assert_eq!(
+                    outcome.unwrap_err(),
+                    Rejected::Illegal { state: state.name(), command: "revive" }
+                );
             }
         }
     }

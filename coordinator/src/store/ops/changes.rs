@@ -126,7 +126,7 @@ impl Changes {
         *sweep.count_mut(&after.state) += 1;
         match after.state {
             State::Failed { class, .. } if class != FailureClass::Diverged => sweep.failures += 1,
-            State::Succeeded { .. } => sweep.failures = 0,
+            State::Succeeded { .. } | State::Stopped { .. } => sweep.failures = 0,
             _ => {}
         }
         let number = moved.sweep;
@@ -173,6 +173,11 @@ impl Changes {
                 EventRow { metrics_json: details.metrics_json, ..event_row("succeeded") },
                 Some(attempt_end("succeeded", None, None)),
             ),
+            Event::Stopped => (
+                EventRow { metrics_json: details.metrics_json, ..event_row("stopped") },
+                Some(attempt_end("stopped", None, None)),
+            ),
+            Event::Revived => (event_row("revived"), None),
             Event::Cancelled { was_running: true } => {
                 (event_row("cancelled"), Some(attempt_end("cancelled", None, None)))
             }

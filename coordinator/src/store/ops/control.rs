@@ -103,11 +103,11 @@ async fn switch<T: Tx>(tx: &mut T, wanted: &str, target: SweepState, now: Millis
     reload(tx, number).await
 }
 
-async fn lock<T: Tx>(tx: &mut T, wanted: &str) -> Result<SweepRow, Error> {
+pub(super) async fn lock<T: Tx>(tx: &mut T, wanted: &str) -> Result<SweepRow, Error> {
     let number = sweeps::resolve(tx, wanted).await?.number;
     reload(tx, number).await
 }
 
-async fn reload<T: Tx>(tx: &mut T, number: i64) -> Result<SweepRow, Error> {
+pub(super) async fn reload<T: Tx>(tx: &mut T, number: i64) -> Result<SweepRow, Error> {
     sweeps::lock(tx, &[number]).await?.pop().ok_or(Error::Conflict("sweep"))
 }

@@ -6,6 +6,7 @@ mod finish;
 pub(crate) use finish::hex;
 mod lease;
 mod reap;
+mod requeue;
 mod stages;
 mod submit;
 mod worker;
@@ -15,6 +16,7 @@ pub use finish::{Finish, NewEnd, Outcome, Point, Progress, Report, Verdict};
 pub use lease::{Lease, Leased, Lost, Renew};
 pub(super) use lease::{avoiding, fitting};
 pub use reap::{Reap, Reaped};
+pub use requeue::Requeue;
 pub use submit::{NewConfiguration, NewSweep, NewTrial, Submit};
 pub use worker::{Drain, Register, Release};
 

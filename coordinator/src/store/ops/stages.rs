@@ -84,8 +84,13 @@ async fn open<T: Tx>(
     let trials = (made.len() * stage.seeds.len()) as i64;
     insert(tx, choice.sweep, all, stage, &made).await?;
     let state = if made.is_empty() { "failed" } else { "opened" };
-    stages::move_choice(tx, choice, state, made.len() as i64, trials).await?;
-    tell_next(tx, all, stage, choice, &made).await?;
+    let (kept, kept_trials) = match made.len() as i64 {
+        // What it would open is remembered: its trials may be tried again.
+        0 => (choice.configurations, choice.trials),
+        made => (made, trials),
+    };
+    stages::move_choice(tx, choice, state, kept, kept_trials).await?;
+    tell_next(tx, all, stage, choice, -1, &made).await?;
     let row = changes.sweep(choice.sweep)?;
     row.waiting -= choice.trials;
     row.trials += trials - choice.trials;
@@ -240,15 +245,49 @@ impl Chosen<'_> {
     }
 }
 
-/// Tells the groups of later stages how many trials are to come in place of those that were planned.
+/// Gives groups that could choose nothing another chance: failed trials of these configurations are tried again. They
+/// wait once more, and so do the groups after them that had nothing left to wait for.
+pub(super) async fn revive<T: Tx>(
+    tx: &mut T,
+    changes: &mut Changes,
+    sweep: i64,
+    configurations: &[i64],
+) -> Result<(), Error> {
+    let mut failed = stages::failed_of(tx, sweep, configurations).await?;
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let all = load(tx, sweep).await?;
+    while let Some(choice) = failed.pop() {
+        let stage =
+            all.iter().find(|stage| stage.row.number == choice.stage).ok_or(Error::Conflict("stage"))?;
+        stages::move_choice(tx, &choice, "waiting", choice.configurations, choice.trials).await?;
+        let row = changes.sweep(sweep)?;
+        row.waiting += choice.trials;
+        row.trials += choice.trials;
+        row.configurations += choice.configurations;
+        let told = tell_next(tx, &all, stage, &choice, 1, &[]).await?;
+        for next in told.into_iter().filter(|next| next.state == "failed") {
+            if failed.iter().all(|known| (known.stage, known.number) != (next.stage, next.number)) {
+                failed.push(next);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells the groups of later stages that the trials which were planned are to come no more (`sign` −1) or again (1),
+/// and which have come in their place. The groups that were told something.
 async fn tell_next<T: Tx>(
     tx: &mut T,
     all: &[Loaded],
     stage: &Loaded,
     choice: &ChoiceRow,
+    sign: i64,
     made: &[(&Chosen<'_>, Child)],
-) -> Result<(), Error> {
-    let Some(opening) = &stage.opening else { return Ok(()) };
+) -> Result<Vec<ChoiceRow>, Error> {
+    let mut told = Vec::new();
+    let Some(opening) = &stage.opening else { return Ok(told) };
     let seeds = stage.seeds.len() as i64;
     let planned = choice.configurations / (opening.point_count().max(1) as i64);
     let (settings, block) = known(choice)?;
@@ -257,7 +296,7 @@ async fn tell_next<T: Tx>(
         let mut change: BTreeMap<String, i64> = BTreeMap::new();
         for point in opening.points() {
             let key = next_opening.key(&opening.settings(&settings, point), block.as_deref());
-            *change.entry(key).or_default() -= planned * seeds;
+            *change.entry(key).or_default() += sign * planned * seeds;
         }
         for (chosen, child) in made {
             let block = Some(chosen.row.block.as_str()).filter(|block| !block.is_empty());
@@ -266,9 +305,10 @@ async fn tell_next<T: Tx>(
         for (key, more) in change.into_iter().filter(|(_, more)| *more != 0) {
             let group = stages::find(tx, choice.sweep, next.row.number, &key).await?;
             stages::add_pending(tx, &group, more).await?;
+            told.push(group);
         }
     }
-    Ok(())
+    Ok(told)
 }
 
 /// What the key of a group tells about its configurations.

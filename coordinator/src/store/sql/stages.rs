@@ -90,6 +90,15 @@ const CANDIDATES: Sql = Sql::both(
       WHERE m.sweep = $1 AND m.stage = $2 AND m.choice = $3
       ORDER BY c.number, t.id",
 );
+const FAILED_OF: Sql = Sql {
+    sqlite: "SELECT DISTINCT g.* FROM member m
+               JOIN choice g ON g.sweep = m.sweep AND g.stage = m.stage AND g.number = m.choice AND g.state = 'failed'
+              WHERE m.sweep = $1 AND m.config IN (SELECT value FROM json_each($2)) ORDER BY g.stage, g.number",
+    postgres: "SELECT DISTINCT g.* FROM member m
+                 JOIN choice g ON g.sweep = m.sweep AND g.stage = m.stage AND g.number = m.choice AND g.state = 'failed'
+                WHERE m.sweep = $1 AND m.config IN (SELECT json_array_elements_text($2::json)::bigint)
+                ORDER BY g.stage, g.number",
+};
 const LAST_CONFIGURATION: Sql =
     Sql::both("SELECT coalesce(max(number), 0) AS key FROM configuration WHERE sweep = $1");
 const KNOWN_HASHES: Sql = Sql {
@@ -263,6 +272,15 @@ pub(in crate::store) async fn candidates<T: Tx>(
     choice: &ChoiceRow,
 ) -> Result<Vec<MemberRow>, Error> {
     Ok(tx.fetch(CANDIDATES, args![choice.sweep, choice.stage, choice.number]).await?)
+}
+
+/// The groups of these configurations that could choose nothing.
+pub(in crate::store) async fn failed_of<T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    configurations: &[i64],
+) -> Result<Vec<ChoiceRow>, Error> {
+    Ok(tx.fetch(FAILED_OF, args![sweep, to_json(configurations)]).await?)
 }
 
 pub(in crate::store) async fn last_configuration<T: Tx>(tx: &mut T, sweep: i64) -> Result<i64, Error> {

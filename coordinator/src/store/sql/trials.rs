@@ -12,7 +12,7 @@ use crate::store::rows::{
     TrialView, to_json,
 };
 use crate::store::tx::{Sql, Tx, args, locking};
-use crate::trial::{Millis, TrialId, WorkerId};
+use crate::trial::{FailureClass, Millis, TrialId, WorkerId};
 
 const INSERT: Sql = Sql {
     sqlite: "INSERT INTO trial (sweep, config, seed, need, start_from, state, attempt, failures, interruptions, lost,
@@ -43,6 +43,13 @@ const PEEK: Sql = Sql {
                 ORDER BY id",
 };
 const RUNNING: Sql = locking!("SELECT * FROM trial WHERE sweep = $1 AND state = 'running' ORDER BY id");
+/// `$2`: classes, as JSON.
+const FAILED: Sql = Sql {
+    sqlite: "SELECT * FROM trial WHERE sweep = $1 AND state = 'failed'
+                AND class IN (SELECT value FROM json_each($2)) ORDER BY id",
+    postgres: "SELECT * FROM trial WHERE sweep = $1 AND state = 'failed'
+                  AND class IN (SELECT json_array_elements_text($2::json)) ORDER BY id FOR NO KEY UPDATE",
+};
 /// What the lifecycle decides for a queued trial that is cancelled, for all of a sweep at once.
 const CANCEL_QUEUED: Sql = Sql::both(
     "UPDATE trial SET state = 'cancelled', not_before = NULL, ended = $2 WHERE sweep = $1 AND state = 'queued'",
@@ -321,6 +328,16 @@ pub(in crate::store) async fn claimable<T: Tx>(
     let needs = to_json(needs);
     let args = args![sweep, needs, now, limit, avoiding.worker, now - avoiding.patience];
     Ok(tx.fetch(CLAIMABLE, args).await?)
+}
+
+/// The failed trials of a locked sweep, of these classes.
+pub(in crate::store) async fn failed<T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    classes: &[FailureClass],
+) -> Result<Vec<TrialRow>, Error> {
+    let names: Vec<&str> = classes.iter().map(|class| class.name()).collect();
+    Ok(tx.fetch(FAILED, args![sweep, to_json(&names)]).await?)
 }
 
 /// Writes trials, each only if its attempt and state are still what the decision was made on.
