@@ -224,6 +224,13 @@ impl Sweeps for Service {
         Ok(Response::new(PauseResponse { sweep: Some(sweep.clone()) }))
     }
 
+    async fn requeue(&self, request: Request<RequeueRequest>) -> Result<Response<RequeueResponse>, Status> {
+        let mut world = self.world(&request)?;
+        let sweep = world.sweep(&request.get_ref().sweep)?;
+        sweep.state = SweepState::Active as i32;
+        Ok(Response::new(RequeueResponse { sweep: Some(sweep.clone()), trials: 2 }))
+    }
+
     async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<ResumeResponse>, Status> {
         let mut world = self.world(&request)?;
         let sweep = world.sweep(&request.get_ref().sweep)?;
