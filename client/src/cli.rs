@@ -89,6 +89,8 @@ pub(crate) enum Verb {
     Requeue(RequeueArgs),
     /// List the workers that the coordinator knows, or release one from quarantine
     Workers(WorkersArgs),
+    /// Print the JSON Schema of sweep files, for editors
+    Schema,
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -100,6 +102,9 @@ pub(crate) struct FileArgs {
     /// Override a value of the file, as in axes.lr.range.num=5; may be repeated
     #[arg(long = "set", value_name = "PATH=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// Also run the configurations of this file, as `sweep best S --settings` prints them
+    #[arg(long, value_name = "JSON")]
+    pub(crate) warm_start: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -45,6 +45,7 @@ pub(crate) enum CliError {
     NoFormat { format: Format, known: &'static [Format] },
     BinaryToTerminal,
     InvalidFilter { flag: &'static str, error: FilterError },
+    InvalidWarmStart { file: PathBuf, message: String },
     ReadPublished { file: PathBuf, source: io::Error },
     InvalidPublished { file: PathBuf, message: String },
     AmbiguousPublished { what: String, places: [String; 2] },
@@ -76,6 +77,7 @@ impl CliError {
             | CliError::NoFormat { .. }
             | CliError::BinaryToTerminal
             | CliError::InvalidFilter { .. }
+            | CliError::InvalidWarmStart { .. }
             | CliError::ReadPublished { .. }
             | CliError::InvalidPublished { .. }
             | CliError::AmbiguousPublished { .. }
@@ -133,6 +135,11 @@ impl fmt::Display for CliError {
                 "a Parquet file is not for a terminal: send it to a file, as in `> results.parquet`",
             ),
             CliError::InvalidFilter { flag, error } => write!(f, "{flag}, {error}"),
+            CliError::InvalidWarmStart { file, message } => write!(
+                f,
+                "`{}` is no list of settings as `sweep best S --settings` prints them: {message}",
+                file.display()
+            ),
             CliError::ReadPublished { file, source } => {
                 write!(f, "failed to read the published results `{}`: {source}", file.display())
             }

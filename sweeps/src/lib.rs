@@ -5,6 +5,7 @@
 
 mod failure;
 pub mod recipe;
+pub mod schema;
 pub mod settings;
 pub mod space;
 pub mod spec;

@@ -23,6 +23,7 @@ pub use self::method::{
     AlsoTrain, CrossInsertion, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method,
     PixelInit, Pooling, Spt, SptInit, Vpt,
 };
+pub(crate) use self::names::choices;
 pub use self::names::{check_name, check_task_name, known_depth, known_width};
 pub(crate) use self::read::Source;
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 pub use self::error::{SpecError, SpecErrors};
 pub(crate) use self::fields::Problems;
 pub use self::metrics::{COST_METRICS, SCORE_METRICS};
+pub use self::sections::KEYS as FILE_KEYS;
 
 use crate::FailureClass;
 use crate::space::Space;

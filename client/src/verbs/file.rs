@@ -8,7 +8,7 @@ use proto::v1::{SubmitRequest, SubmitResponse};
 use serde::Serialize;
 use sweeps::spec::Spec;
 
-use super::open;
+use super::{open, warm_start};
 use crate::cli::{FileArgs, Format, Global, SubmitArgs};
 use crate::error::{CliError, Outcome};
 use crate::{output, provenance, watch};
@@ -16,20 +16,32 @@ use crate::{output, provenance, watch};
 /// The bound of `SubmitRequest.file`.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
+/// A sweep file that was read and checked.
+pub(crate) struct Checked {
+    pub(crate) text: String,
+    /// Those of the command line, then those of `--warm-start`.
+    pub(crate) overrides: Vec<String>,
+    pub(crate) spec: Spec,
+}
+
 /// Reads and checks a sweep file, and says what is allowed but probably not meant.
-pub(crate) fn read(args: &FileArgs) -> Result<(String, Spec), CliError> {
+pub(crate) fn read(args: &FileArgs) -> Result<Checked, CliError> {
     let text = read_text(&args.file)?;
     let name = args.file.display().to_string();
-    let spec = Spec::parse(&name, &text, &args.overrides)
+    let mut overrides = args.overrides.clone();
+    if let Some(file) = &args.warm_start {
+        overrides.extend(warm_start::overrides(file)?);
+    }
+    let spec = Spec::parse(&name, &text, &overrides)
         .map_err(|errors| CliError::InvalidFile { file: args.file.clone(), errors })?;
     for warning in &spec.warnings {
         output::remark(&format!("warning: {warning}"));
     }
-    Ok((text, spec))
+    Ok(Checked { text, overrides, spec })
 }
 
 /// Reads at most the bound, also from a pipe whose length nobody knows.
-fn read_text(file: &Path) -> Result<String, CliError> {
+pub(super) fn read_text(file: &Path) -> Result<String, CliError> {
     let failed = |source| CliError::ReadFile { file: file.to_owned(), source };
     let mut text = String::new();
     let reader = fs::File::open(file).map_err(failed)?;
@@ -50,7 +62,7 @@ struct Valid<'a> {
 }
 
 pub(crate) fn validate(args: &FileArgs, format: Format) -> Result<(), CliError> {
-    let (_, spec) = read(args)?;
+    let Checked { spec, .. } = read(args)?;
     let (configurations, trials) = (spec.configuration_count(), spec.trial_count());
     if format == Format::Json {
         let (name, warnings) = (spec.name.as_str(), spec.warnings.as_slice());
@@ -70,15 +82,11 @@ struct Submitted<'a> {
 }
 
 pub(crate) async fn submit(args: SubmitArgs, global: &Global) -> Result<Outcome, CliError> {
-    let (file, spec) = read(&args.file)?;
+    let Checked { text: file, overrides, spec } = read(&args.file)?;
     let provenance = provenance::of(&args.file.file);
     let mut connection = open(global).await?;
-    let request = SubmitRequest {
-        file,
-        overrides: args.file.overrides,
-        key: args.key.unwrap_or_default(),
-        provenance: Some(provenance),
-    };
+    let request =
+        SubmitRequest { file, overrides, key: args.key.unwrap_or_default(), provenance: Some(provenance) };
     let reply = connection.client.submit(request).await;
     let reply = reply.map_err(|status| connection.explain(&status))?.into_inner();
     for warning in reply.warnings.iter().filter(|warning| !spec.warnings.contains(warning)) {

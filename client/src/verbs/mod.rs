@@ -8,6 +8,7 @@ mod plan;
 mod results;
 mod sweeps;
 mod trials;
+mod warm_start;
 mod workers;
 
 use clap::CommandFactory;
@@ -44,6 +45,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
         Verb::Workers(WorkersArgs { verb: Some(WorkersVerb::Release { worker }) }) => {
             workers::release(open(&global).await?, worker, format).await?;
         }
+        Verb::Schema => output::print_json(&::sweeps::schema::sweep_file())?,
         Verb::Completions(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "sweep", &mut script);

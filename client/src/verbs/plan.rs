@@ -14,7 +14,7 @@ use crate::error::CliError;
 use crate::output::{self, Column, Grid};
 
 pub(crate) async fn plan(args: &PlanArgs, global: &Global) -> Result<(), CliError> {
-    let (_, spec) = file::read(&args.file)?;
+    let file::Checked { spec, .. } = file::read(&args.file)?;
     let plan = spec.plan();
     let coverage = if args.offline {
         None

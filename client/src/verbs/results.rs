@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use super::warm_start;
 use crate::cli::{BestArgs, Format, ResultsArgs};
 use crate::connection::Connection;
 use crate::error::CliError;
-use crate::format::Settings;
 use crate::output;
 use crate::output::{Column, Grid};
 use crate::results::pivot::{Axes, pivot};
@@ -129,8 +129,8 @@ pub(crate) async fn best(mut connection: Connection, args: BestArgs, format: For
         return Err(CliError::NoResult { sweep: args.sweep });
     }
     if args.settings {
-        let settings: Vec<&Settings> = best.iter().map(|chosen| &chosen.row.settings).collect();
-        return output::print_json(&settings);
+        let rows: Vec<&Row> = best.iter().map(|chosen| chosen.row).collect();
+        return output::print_json(&warm_start::settings(&mut connection, &args.sweep, &rows).await?);
     }
     if format == Format::Json {
         let record = |chosen: &Chosen<'_>| ChosenRecord {

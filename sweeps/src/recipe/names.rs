@@ -61,6 +61,28 @@ pub(super) fn name_of<T: PartialEq>(table: &[(&'static str, T)], choice: &T) -> 
     table.iter().find(|(_, found)| found == choice).map_or("", |(name, _)| name)
 }
 
+/// The names that a key may have, where they are few.
+pub(crate) fn choices(key: &str) -> Vec<&'static str> {
+    fn names<T>(table: &[(&'static str, T)]) -> Vec<&'static str> {
+        table.iter().map(|(name, _)| *name).collect()
+    }
+    match key {
+        "recipe" => names(PREPROCESSING),
+        "normalization" => names(NORMALIZATION),
+        "head_init" => names(HEAD_INIT),
+        "warmup" => names(WARMUP),
+        "location" => names(LOCATION),
+        "pooling" => names(POOLING),
+        "also_train" => names(ALSO_TRAIN),
+        "kv_position" => names(KV_POSITION),
+        "kv_blocks" => names(KV_BLOCKS),
+        "cross_insertion" => names(CROSS_INSERTION),
+        "fidelity" => names(FIDELITY),
+        "prompt_init" => [names(PIXEL_INIT), names(SPT_INIT)].concat(),
+        _ => Vec::new(),
+    }
+}
+
 const MAX_NAME: usize = 128;
 
 impl Preprocessing {

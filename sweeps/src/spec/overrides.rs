@@ -45,14 +45,19 @@ pub(super) fn apply(root: &mut Node, overrides: &[String], problems: &mut Proble
     }
 }
 
-/// Puts `value` at the path, making the maps on the way. A list's item is named by its index or by its `name`.
+/// The name of the item behind a list's last one.
+const APPEND: &str = "+";
+
+/// Puts `value` at the path, making the maps on the way. A list's item is named by its index or by its `name`; `+`
+/// adds one.
 fn set(node: &mut Node, path: &[&str], value: Node, at: Mark) -> Result<(), String> {
     let Some((first, rest)) = path.split_first() else {
         *node = value;
         return Ok(());
     };
     if node.kind == Kind::Scalar(Value::Null) {
-        *node = Node { at, kind: Kind::Map(Vec::new()) };
+        let kind = if *first == APPEND { Kind::List(Vec::new()) } else { Kind::Map(Vec::new()) };
+        *node = Node { at, kind };
     }
     match &mut node.kind {
         Kind::Map(entries) => {
@@ -63,14 +68,20 @@ fn set(node: &mut Node, path: &[&str], value: Node, at: Mark) -> Result<(), Stri
             });
             set(&mut entries[index].value, rest, value, at)
         }
+        Kind::List(items) if *first == APPEND => {
+            let mut item = Node { at, kind: Kind::Scalar(Value::Null) };
+            set(&mut item, rest, value, at)?;
+            items.push(item);
+            Ok(())
+        }
         Kind::List(items) => {
             let index = first.parse().ok().filter(|index| *index < items.len());
             let index = index.or_else(|| items.iter().position(|item| is_named(item, first)));
             match index {
                 Some(index) => set(&mut items[index], rest, value, at),
-                None => {
-                    Err(format!("the list has no item `{first}`: name one by its index from 0 or its `name`"))
-                }
+                None => Err(format!(
+                    "the list has no item `{first}`: name one by its index from 0 or its `name`, or add one by `+`"
+                )),
             }
         }
         Kind::Scalar(scalar) => Err(format!("`{first}` cannot be set within {}", scalar.describe())),
@@ -117,6 +128,13 @@ mod tests {
         assert_eq!(found, json(r#"{"blocks": [{"name": "x", "k": 4}, {"name": "y", "k": 3}]}"#));
         let error = applied(text, &["blocks.z.k=3"]).unwrap_err();
         assert!(error.starts_with("--set blocks.z.k=3:1:1: blocks.z.k: the list has no item `z`"), "{error}");
+    }
+
+    #[test]
+    fn a_plus_adds_an_item() {
+        let found =
+            applied("include: [{lr: 1}]", &["include.+={lr: 2}", "include.+.lr=3", "zip.+=x"]).unwrap();
+        assert_eq!(found, json(r#"{"include": [{"lr": 1}, {"lr": 2}, {"lr": 3}], "zip": ["x"]}"#));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::value::{self, Value};
 use crate::yaml::{self, Kind, Mark, Node};
 
 /// The keys of this version, in the order of the documentation.
-const KEYS: &[&str] = &[
+pub const KEYS: &[&str] = &[
     "version",
     "kind",
     "name",
