@@ -13,7 +13,7 @@ use worker::agent::{self, TrainerCommand};
 use worker::artifacts::Artifacts;
 use worker::home::Home;
 use worker::trainer::{self, Job, Pipe, Session};
-use worker::{doctor, import};
+use worker::{dense, doctor, import};
 
 use crate::cli;
 
@@ -248,9 +248,40 @@ pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {
     if let Some(path) = &args.artifact {
         write_whole(path, &tuned.encode(&[])?)?;
     }
-    match args.output {
+    finals(&mut out, args.output, &metrics)
+}
+
+pub(crate) fn segment(args: &cli::Segment) -> anyhow::Result<()> {
+    let job = read_job(&args.file).with_context(|| format!("in `{}`", args.file.display()))?;
+    let settings = dense::Settings {
+        data: args.data.clone(),
+        classes: args.classes,
+        channels: args.channels,
+        head_rate: args.head_rate,
+        stride: args.stride.unwrap_or_else(|| (i64::from(job.recipe.image_size) * 2 / 3).max(1)),
+        multi_scale: args.multi_scale,
+    };
+    let threads = args.threads.unwrap_or_else(|| share_of_cores(1));
+    let mut session = Session::new(home(&args.home)?, &args.device, threads)?;
+    let mut out = std::io::stdout().lock();
+    let mut lost = None;
+    let metrics = dense::run(&job, &mut session, &settings, &mut |epoch, metrics| {
+        let written = match args.output {
+            cli::Output::Table => writeln!(out, "epoch {epoch}/{}  {}", job.recipe.epochs, figures(metrics)),
+            cli::Output::Json => writeln!(out, "{}", serde_json::json!({"epoch": epoch, "metrics": metrics})),
+        };
+        lost = lost.take().or(written.err());
+    })?;
+    if let Some(error) = lost {
+        return Err(error.into());
+    }
+    finals(&mut out, args.output, &metrics)
+}
+
+fn finals(out: &mut impl Write, output: cli::Output, metrics: &trainer::Metrics) -> anyhow::Result<()> {
+    match output {
         cli::Output::Table => {
-            for (name, value) in &metrics {
+            for (name, value) in metrics {
                 writeln!(out, "{name:<24} {value:.4}")?;
             }
         }

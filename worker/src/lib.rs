@@ -6,6 +6,7 @@ pub mod artifacts;
 pub mod backbone;
 pub mod convnet;
 pub mod data;
+pub mod dense;
 pub mod doctor;
 pub mod home;
 pub mod import;

@@ -28,4 +28,5 @@ pub use run::{Job, Metrics, Outcome, run};
 pub use schedule::{Moment, learning_rate};
 pub use serve::{Pipe, serve};
 pub use session::Session;
+pub(crate) use trial::{check, optimiser};
 pub use tuned::{Tuned, TunedError};

@@ -61,7 +61,7 @@ impl Session {
 
     /// A backbone, what identifies it as it is read, and its file's sha256. It is loaded once; its file must be the one
     /// that the sidecar names.
-    pub(super) fn backbone(&mut self, name: &str) -> Result<(Rc<Backbone>, String, String), TrialError> {
+    pub(crate) fn backbone(&mut self, name: &str) -> Result<(Rc<Backbone>, String, String), TrialError> {
         let entry = self.home.backbone(name)?;
         let want = entry.sidecar.sha256;
         // The same file may be read in two ways, with another pooling for example.

@@ -34,13 +34,7 @@ impl<'a> Trial<'a> {
         let task = session.task(&recipe.task)?;
         let classes = i64::from(task.info.classes);
 
-        let (rule, momentum) = match recipe.optimizer {
-            recipe::Optimizer::Sgd { momentum } => (Rule::Sgd, momentum),
-            recipe::Optimizer::AdamW { beta1, beta2, eps } => (Rule::AdamW { beta1, beta2, eps }, 0.0),
-            recipe::Optimizer::AdamWVpt { beta1, beta2, eps } => (Rule::AdamWVpt { beta1, beta2, eps }, 0.0),
-        };
-        let wd_head = recipe.wd_head.unwrap_or(recipe.wd);
-        let member = Member { seed: job.seed, wd: recipe.wd, wd_head, momentum };
+        let (rule, member) = optimiser(job);
         let setup = Setup {
             method: &recipe.method,
             head: recipe.head_init,
@@ -110,8 +104,20 @@ impl<'a> Trial<'a> {
     }
 }
 
+/// The update rule of a job, and its settings.
+pub(crate) fn optimiser(job: &Job) -> (Rule, Member) {
+    let recipe = &job.recipe;
+    let (rule, momentum) = match recipe.optimizer {
+        recipe::Optimizer::Sgd { momentum } => (Rule::Sgd, momentum),
+        recipe::Optimizer::AdamW { beta1, beta2, eps } => (Rule::AdamW { beta1, beta2, eps }, 0.0),
+        recipe::Optimizer::AdamWVpt { beta1, beta2, eps } => (Rule::AdamWVpt { beta1, beta2, eps }, 0.0),
+    };
+    let wd_head = recipe.wd_head.unwrap_or(recipe.wd);
+    (rule, Member { seed: job.seed, wd: recipe.wd, wd_head, momentum })
+}
+
 /// Checks a recipe against the backbone that is there.
-pub(super) fn check(recipe: &Recipe, backbone: &Backbone) -> Result<(), TrialError> {
+pub(crate) fn check(recipe: &Recipe, backbone: &Backbone) -> Result<(), TrialError> {
     let arch = backbone.arch();
     recipe.check_family(arch.family()).map_err(TrialError::invalid)?;
     recipe.check_depth(arch.depth()).map_err(TrialError::invalid)?;

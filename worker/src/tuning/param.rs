@@ -26,7 +26,7 @@ pub struct Param {
 
 impl Param {
     /// A trained tensor that is decayed as the trial says.
-    pub(super) fn new(name: impl Into<String>, value: Tensor) -> Param {
+    pub(crate) fn new(name: impl Into<String>, value: Tensor) -> Param {
         Param { name: name.into(), value: value.set_requires_grad(true), decay: Decay::Body, lr: 1.0 }
     }
 
@@ -39,7 +39,7 @@ impl Param {
         Param { decay, ..self }
     }
 
-    pub(super) fn at_rate(self, lr: f64) -> Param {
+    pub(crate) fn at_rate(self, lr: f64) -> Param {
         Param { lr, ..self }
     }
 
