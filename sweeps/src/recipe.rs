@@ -202,17 +202,19 @@ impl Recipe {
     /// More prompts than patches where they take the patches' place.
     pub fn check_patches(&self, patches: u32) -> Result<(), RecipeError> {
         match &self.method {
-            Method::Vpt(Vpt { prompt_length, insertion_depth: 1.., deep: Some(deep), .. })
-                if deep.fidelity == Fidelity::Code && *prompt_length > patches =>
-            {
-                Err(RecipeError::new(
-                    "prompt_length",
-                    format!(
-                        "is {prompt_length}, but with `fidelity: code` prompts take the place of patches, of which \
+            Method::Vpt(Vpt {
+                prompt_length,
+                insertion_depth: 1..,
+                fidelity: Fidelity::Code,
+                deep: Some(_),
+                ..
+            }) if *prompt_length > patches => Err(RecipeError::new(
+                "prompt_length",
+                format!(
+                    "is {prompt_length}, but with `fidelity: code` prompts take the place of patches, of which \
                          an image has {patches}: use fewer, or `fidelity: paper`"
-                    ),
-                ))
-            }
+                ),
+            )),
             _ => Ok(()),
         }
     }

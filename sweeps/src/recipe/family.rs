@@ -1,6 +1,8 @@
 //! Families of backbones, and which methods they can be tuned by.
 
-use super::{METHODS, Recipe, RecipeError, keys, known_depth};
+use super::{
+    AlsoTrain, Location, METHODS, Method, Pooling, Recipe, RecipeError, Vpt, keys, known_depth, names,
+};
 
 /// A kind of backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +34,30 @@ impl Family {
     pub fn methods(self) -> &'static [&'static str] {
         match self {
             Family::Vit => METHODS,
-            Family::Swin => &["linear", "vpt_shallow", "vpt_deep"],
-            Family::Resnet | Family::Convnext => &["linear"],
+            Family::Swin => {
+                &["linear", "mlp_k", "partial_k", "full", "bias", "sidetune", "vpt_shallow", "vpt_deep"]
+            }
+            Family::Resnet | Family::Convnext => {
+                &["linear", "mlp_k", "partial_k", "full", "bias", "sidetune", "vpt_shallow"]
+            }
+        }
+    }
+
+    /// Where `vpt_shallow` and `vpt_deep` can put prompts.
+    #[must_use]
+    pub fn locations(self) -> &'static [Location] {
+        match self {
+            Family::Vit => &[
+                Location::Prepend,
+                Location::PrependPixel,
+                Location::Add,
+                Location::Add1,
+                Location::Pad,
+                Location::Below,
+            ],
+            // Images of Swin have one size, which a frame would change.
+            Family::Swin => &[Location::Prepend],
+            Family::Resnet | Family::Convnext => &[Location::Pad],
         }
     }
 }
@@ -59,16 +83,53 @@ impl Recipe {
     /// A method that the family has no place for.
     pub fn check_family(&self, family: Family) -> Result<(), RecipeError> {
         let name = self.method.name();
-        if family.methods().contains(&name) {
+        if !family.methods().contains(&name) {
+            let message = format!(
+                "`{name}` cannot tune `{}`, a {} backbone: {} can",
+                self.backbone,
+                family.name(),
+                keys::list(family.methods())
+            );
+            return Err(RecipeError::new("method", message));
+        }
+        match &self.method {
+            Method::Vpt(vpt) => self.check_vpt(vpt, family),
+            _ => Ok(()),
+        }
+    }
+
+    /// Prompts have to be where the family takes them, and what only a ViT has is refused elsewhere.
+    fn check_vpt(&self, vpt: &Vpt, family: Family) -> Result<(), RecipeError> {
+        if !family.locations().contains(&vpt.location) {
+            let named = |location: &Location| names::name_of(names::LOCATION, location);
+            let known: Vec<&str> = family.locations().iter().map(named).collect();
+            let message = format!(
+                "`{}` is no place for prompts on `{}`, a {} backbone: use {}",
+                named(&vpt.location),
+                self.backbone,
+                family.name(),
+                keys::list(&known)
+            );
+            return Err(RecipeError::new("location", message));
+        }
+        if family == Family::Vit {
             return Ok(());
         }
-        let message = format!(
-            "`{name}` cannot tune `{}`, a {} backbone: {} can",
-            self.backbone,
-            family.name(),
-            keys::list(family.methods())
-        );
-        Err(RecipeError::new("method", message))
+        let deep = vpt.deep.unwrap_or_default();
+        let foreign = [
+            ("prompt_project", vpt.project.is_some()),
+            ("pooling", vpt.pooling != Pooling::Original),
+            ("shared", deep.shared),
+            ("noexpand", deep.noexpand),
+            ("also_train", !matches!(vpt.also_train, AlsoTrain::None | AlsoTrain::Bias)),
+        ];
+        match foreign.into_iter().find(|(_, is_set)| *is_set) {
+            None => Ok(()),
+            Some((key, _)) => Err(RecipeError::new(
+                key,
+                format!("can only be set for a ViT, and `{}` is a {} backbone", self.backbone, family.name()),
+            )),
+        }
     }
 }
 
@@ -104,10 +165,30 @@ mod tests {
         let error = recipe("swin_b", "gated").unwrap_err().to_string();
         assert_eq!(
             error,
-            "method: `gated` cannot tune `swin_b`, a swin backbone: `linear`, `vpt_shallow` and `vpt_deep` can"
+            "method: `gated` cannot tune `swin_b`, a swin backbone: `linear`, `mlp_k`, `partial_k`, `full`, `bias`, \
+             `sidetune`, `vpt_shallow` and `vpt_deep` can"
         );
         let unknown = recipe("b", "gated").unwrap();
         assert!(unknown.check_family(Family::Vit).is_ok() && unknown.check_family(Family::Resnet).is_err());
+    }
+
+    #[test]
+    fn prompts_without_a_place_are_refused_by_name() {
+        let error = |backbone: &str, further: &str| {
+            let json = format!(
+                r#"{{"backbone": "{backbone}", "task": "t", "method": "vpt_shallow", "prompt_length": 2, "lr": 1{further}}}"#
+            );
+            Recipe::from_json(&json).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(error("resnet50", r#", "location": "pad""#), Ok(()));
+        assert_eq!(
+            error("resnet50", ""),
+            Err("location: `prepend` is no place for prompts on `resnet50`, a resnet backbone: use `pad`"
+                .into())
+        );
+        assert!(error("swin_b", r#", "location": "pad""#).unwrap_err().contains("use `prepend`"));
+        assert!(error("swin_b", r#", "pooling": "image""#).unwrap_err().contains("only be set for a ViT"));
+        assert_eq!(error("swin_b", r#", "also_train": "bias""#), Ok(()));
     }
 
     #[test]

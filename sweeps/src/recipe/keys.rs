@@ -117,7 +117,7 @@ pub const KEYS: &[Key] = &[
     key("lora_alpha", &["lora"], "updates are scaled by this over rank; rank"),
     key(
         "fidelity",
-        &["adapter", "vpt_deep", "e2vpt", "cvpt"],
+        &["adapter", "vpt_shallow", "vpt_deep", "e2vpt", "cvpt"],
         "where paper and code differ: paper or code; paper",
     ),
     key("head_init", METHODS, "how the linear head starts: vpt, spt or zero; vpt"),

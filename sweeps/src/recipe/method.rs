@@ -82,6 +82,8 @@ pub struct Vpt {
     pub bias_lr_factor: f64,
     /// `None`: shallow.
     pub deep: Option<Deep>,
+    /// `code`: the first prompts behind block 0 take the place of patches; on Swin windows get prompts in the code's order.
+    pub fidelity: Fidelity,
 }
 
 /// What only deep prompts have.
@@ -93,7 +95,6 @@ pub struct Deep {
     pub shared: bool,
     /// The slots are taken out behind the last prompted block.
     pub noexpand: bool,
-    pub fidelity: Fidelity,
 }
 
 /// Where prompts meet the image.
@@ -233,6 +234,7 @@ impl Vpt {
             also_train: AlsoTrain::None,
             bias_lr_factor: 1.0,
             deep: None,
+            fidelity: Fidelity::Paper,
         }
     }
 

@@ -89,7 +89,6 @@ fn deep(top: &Fields<'_>) -> Result<Deep, RecipeError> {
         prompted_blocks: optional(top, "prompted_blocks", 10_000)?,
         shared: top.bool("shared", false)?,
         noexpand: top.bool("noexpand", false)?,
-        fidelity: fidelity(top)?,
     })
 }
 
@@ -108,6 +107,7 @@ fn vpt(top: &Fields<'_>, deep: Option<Deep>) -> Result<Vpt, RecipeError> {
         also_train,
         bias_lr_factor: lr_factor(top)?,
         deep,
+        fidelity: fidelity(top)?,
     };
     check_location(top, &vpt)?;
     if also_train != AlsoTrain::Bias && vpt.bias_lr_factor != 1.0 {

@@ -280,11 +280,11 @@ fn any_vpt() -> impl Strategy<Value = Vpt> {
     let also_train = (0..4_usize, 0.1..9.0_f64);
     let prepended = (tokens, proptest::option::of(deep), also_train).prop_map(
         |((prompt_length, insertion_depth, prompt_dropout, project, pooling), deep, (also_train, factor))| {
-            let deep = deep.map(|(prompted_blocks, (shared, noexpand, code))| Deep {
+            let is_code = deep.is_some_and(|(_, (_, _, code))| code);
+            let deep = deep.map(|(prompted_blocks, (shared, noexpand, _))| Deep {
                 prompted_blocks,
                 shared,
                 noexpand: noexpand && pooling != 2,
-                fidelity: if code { Fidelity::Code } else { Fidelity::Paper },
             });
             let also_train = names::ALSO_TRAIN[also_train].1;
             Vpt {
@@ -295,6 +295,7 @@ fn any_vpt() -> impl Strategy<Value = Vpt> {
                 also_train,
                 bias_lr_factor: if also_train == AlsoTrain::Bias { factor } else { 1.0 },
                 deep,
+                fidelity: if is_code { Fidelity::Code } else { Fidelity::Paper },
                 ..Vpt::shallow(prompt_length)
             }
         },

@@ -121,11 +121,11 @@ fn vpt(vpt: &Vpt, out: &mut Items<'_>) {
     let also_train = chosen(names::ALSO_TRAIN, &vpt.also_train);
     unless_default(vpt.also_train == default.also_train, "also_train", also_train);
     unless_default(vpt.bias_lr_factor == 1.0, "bias_lr_factor", Item::Float(vpt.bias_lr_factor));
+    let (key, item) = fidelity(vpt.fidelity);
+    unless_default(vpt.fidelity == Fidelity::Paper, key, item);
     if let Some(deep) = vpt.deep {
         unless_default(!deep.shared, "shared", Item::Bool(deep.shared));
         unless_default(!deep.noexpand, "noexpand", Item::Bool(deep.noexpand));
-        let (key, item) = fidelity(deep.fidelity);
-        unless_default(deep.fidelity == Fidelity::Paper, key, item);
         out.push(("prompted_blocks", integer(deep.prompted_blocks)));
     }
     out.extend([

@@ -1,10 +1,12 @@
 //! What holds for every family: shapes, places of tensors, members, sidecars.
 
 use serde::Deserialize;
+use sweeps::recipe::{HeadInit, Location, Method, Recipe};
 use tch::{Kind, Tensor};
 
 use super::*;
-use crate::tuning::{Linear, Step};
+use crate::trainer::{Ensemble, Member, Rule, Setup};
+use crate::tuning::{Entry, Linear, Step};
 
 /// What enters every block, what leaves the last one, and the feature.
 fn boundaries(backbone: &Backbone, images: &Tensor) -> Vec<Tensor> {
@@ -96,4 +98,71 @@ fn gradients_reach_what_is_replaced() {
             assert!(leaf.grad().defined(), "{name} of {}", arch.family().name());
         }
     }
+}
+
+/// What enters where a method starts.
+fn entering(ensemble: &Ensemble, backbone: &Backbone, images: &Tensor) -> Tensor {
+    let Entry::Block(first) = ensemble.entry() else { return images.shallow_clone() };
+    let (plain, step) = (Linear::new(backbone.arch()), Step::evaluation(1));
+    backbone.blocks(backbone.embed(images), 0..first, &plain, step)
+}
+
+#[test]
+fn every_method_of_a_family_trains_all_that_it_holds() {
+    for (arch, side) in tiny::families() {
+        let backbone = tiny::backbone(arch.clone(), Kind::Double);
+        let (images, labels) = tiny::batch(side, 4, 2, Kind::Double);
+        let family = arch.family();
+        // Side-tuning needs images that AlexNet can take.
+        for method in family.methods().iter().filter(|name| **name != "sidetune") {
+            let location = if family.locations().contains(&Location::Prepend) { "prepend" } else { "pad" };
+            let further = match *method {
+                "vpt_shallow" => format!(r#", "prompt_length": 2, "location": "{location}""#),
+                "vpt_deep" | "gated" | "spt_deep" | "spt_shallow" | "cvpt" => {
+                    r#", "prompt_length": 2"#.into()
+                }
+                "e2vpt" => r#", "prompt_length": 2, "kv_length": 2, "segments": 4"#.into(),
+                "partial_k" => r#", "trained_blocks": 1"#.into(),
+                "mlp_k" => r#", "mlp_layers": 2"#.into(),
+                _ => String::new(),
+            };
+            let json = format!(r#"{{"backbone": "b", "task": "t", "method": "{method}", "lr": 1{further}}}"#);
+            let recipe = Recipe::from_json(&json).unwrap();
+            assert_eq!(recipe.check_family(family), Ok(()));
+            let setup = Setup {
+                method: &recipe.method,
+                head: HeadInit::Vpt,
+                classes: 2,
+                image_size: side,
+                rule: Rule::Sgd,
+                members: &[Member { seed: 1, wd: 0.0, wd_head: 0.0, momentum: 0.9 }],
+                kept: None,
+            };
+            let mut ensemble = Ensemble::new(&backbone, &setup);
+            let x = entering(&ensemble, &backbone, &images);
+            let loss = ensemble.train_step(&backbone, x, &labels.unsqueeze(0), &[0.01]);
+            assert!(loss.isfinite().all().int64_value(&[]) == 1, "{method} on {arch}");
+            for param in ensemble.params() {
+                assert!(param.value.grad().defined(), "{} of {method} on {arch}", param.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_blocks_of_swin_bring_what_merges_patches_between_them() {
+    let backbone = tiny::backbone(tiny::swin(), Kind::Float);
+    let trained = |blocks: u32| -> Vec<String> {
+        let method = Method::PartialK { blocks, norm: true };
+        let built = crate::tuning::build(&method, &backbone, 16, &[1], None);
+        built.promoted.into_iter().map(|param| param.name).collect()
+    };
+    // Two stages of two blocks: the third block from the end is the last one of the first stage.
+    let merges = |names: &[String]| names.iter().any(|name| name.starts_with("layers.0.downsample."));
+    assert!(!merges(&trained(2)) && merges(&trained(3)));
+    assert!(
+        trained(1).iter().all(|name| name.starts_with("layers.1.blocks.1.") || name.starts_with("norm."))
+    );
+    let bias = crate::tuning::build(&Method::Bias { lr_factor: 1.0 }, &backbone, 16, &[1], None);
+    assert!(bias.promoted.iter().any(|param| param.name.ends_with("relative_position_bias_table")));
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sweeps::recipe::{Deep, Fidelity, HeadInit, Location, Method, Preprocessing, Recipe};
+use sweeps::recipe::{Fidelity, HeadInit, Location, Method, Preprocessing, Recipe};
 use tch::{Device, Kind, Tensor};
 
 use super::folder::{Folder, FolderError, Sample};
@@ -116,7 +116,7 @@ fn check(recipe: &Recipe) -> Result<(), SegmentError> {
     let why = match &recipe.method {
         Method::Vpt(vpt) if vpt.location == Location::Pad => "location `pad`: the grid of patches would grow",
         Method::Vpt(vpt)
-            if vpt.insertion_depth > 0 && matches!(vpt.deep, Some(Deep { fidelity: Fidelity::Code, .. })) =>
+            if vpt.insertion_depth > 0 && vpt.deep.is_some() && vpt.fidelity == Fidelity::Code =>
         {
             "fidelity `code` with an insertion_depth: patches would be overwritten"
         }

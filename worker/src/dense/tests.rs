@@ -49,7 +49,7 @@ proptest! {
         let image = Tensor::randn([3, height, width], (Kind::Float, Device::Cpu));
         let see = |window: &Tensor| window * 2.0 + 1.0;
         let off = (sliding.logits(&image, &see) - (&image * 2.0 + 1.0)).abs().max().double_value(&[]);
-        prop_assert!(off < 1e-6, "off by {off}");
+        prop_assert!(off < 1e-5, "off by {off}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a recipe's method to its hooks and to the tensors of the backbone that it trains.
 
-use sweeps::recipe::{self, AlsoTrain, Deep, Location, Method, Spt};
+use sweeps::recipe::{self, AlsoTrain, Deep, Fidelity, Location, Method, Spt};
 
 use super::adapter::Adapter;
 use super::add::Add;
@@ -100,7 +100,10 @@ fn hooks(
                 vpt.prompt_length,
                 blocks,
                 vpt.prompt_dropout,
-                Order::BatchMajor,
+                match vpt.fidelity {
+                    Fidelity::Paper => Order::BatchMajor,
+                    Fidelity::Code => Order::WindowMajor,
+                },
                 init,
             ))
         }

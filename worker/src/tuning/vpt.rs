@@ -35,7 +35,7 @@ pub(super) struct Vpt {
 
 impl Vpt {
     pub(super) fn new(method: &recipe::Vpt, arch: &Arch, init: &Init<'_>, kept: Option<&Kept>) -> Vpt {
-        let Deep { shared, noexpand, fidelity, .. } = method.deep.unwrap_or_default();
+        let Deep { shared, noexpand, .. } = method.deep.unwrap_or_default();
         let length = i64::from(method.prompt_length);
         let blocks = method.blocks(arch.depth) as usize;
         let (dim, width) = (i64::from(arch.dim), i64::from(method.project.unwrap_or(arch.dim)));
@@ -63,7 +63,9 @@ impl Vpt {
             dropout: method.prompt_dropout,
             is_shared: shared,
             is_removed: noexpand,
-            overwrites: fidelity == Fidelity::Code && method.insertion_depth > 0,
+            overwrites: method.deep.is_some()
+                && method.fidelity == Fidelity::Code
+                && method.insertion_depth > 0,
             pooling: method.pooling,
             drop_path: 0.0,
         }

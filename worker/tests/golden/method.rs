@@ -116,7 +116,6 @@ fn vpt(case: &Case, config: &Value) -> Result<Vpt, String> {
         prompted_blocks,
         shared: config["deep_shared"].as_bool() == Some(true),
         noexpand: config["noexpand"].as_bool() == Some(true),
-        fidelity: fidelity(case),
     });
     let length = ["prompt_tokens", "pad_width", "prompt_channels"].iter().find_map(|key| number(config, key));
     Ok(Vpt {
@@ -132,6 +131,7 @@ fn vpt(case: &Case, config: &Value) -> Result<Vpt, String> {
         },
         bias_lr_factor: bias_factor(config),
         deep,
+        fidelity: fidelity(case),
         ..Vpt::shallow(length.unwrap_or(0))
     })
 }
