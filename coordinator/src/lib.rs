@@ -5,6 +5,7 @@ pub mod health;
 pub mod offer;
 pub mod reaper;
 pub mod score;
+pub mod search;
 pub mod server;
 pub mod service;
 pub mod store;

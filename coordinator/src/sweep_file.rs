@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
-use sweeps::spec::Resources;
 use sweeps::stage::Opening;
 use sweeps::{Configuration, Spec, SpecErrors, Stage};
 
@@ -59,7 +58,7 @@ pub fn expand(file: File, offers: &[(String, Offer)]) -> Result<(NewSweep, Vec<S
         .configurations()
         .map(|configuration| {
             check_depth(&configuration, offers)?;
-            Ok(new_configuration(&configuration, &spec.resources, &groups))
+            Ok(new_configuration(&configuration, &spec, &groups))
         })
         .collect::<Result<_, FileError>>()?;
     let trials = spec.trials().into_iter();
@@ -128,6 +127,7 @@ fn new_sweep(
         trials,
         stages: spec.stages,
         allow_test_selection: spec.allow_test_selection,
+        early_stop: spec.early_stop,
     }
 }
 
@@ -153,11 +153,8 @@ impl<'s> Groups<'s> {
     }
 }
 
-fn new_configuration(
-    configuration: &Configuration,
-    resources: &Resources,
-    groups: &Groups<'_>,
-) -> NewConfiguration {
+fn new_configuration(configuration: &Configuration, spec: &Spec, groups: &Groups<'_>) -> NewConfiguration {
+    let (settings, block) = (&configuration.settings, configuration.block.as_deref());
     let recipe = &configuration.recipe;
     NewConfiguration {
         stage: configuration.stage.to_string(),
@@ -168,7 +165,10 @@ fn new_configuration(
         epochs: recipe.epochs,
         lr: recipe.lr,
         is_lr_scaled: configuration.is_lr_scaled,
-        need: Need::of(recipe, resources),
+        need: Need::of(recipe, &spec.resources),
+        scope: spec.early_stop.as_ref().and_then(|rule| {
+            rule.scope(&configuration.stage, configuration.number, settings, block, recipe.epochs)
+        }),
         choices: groups.with(configuration),
     }
 }

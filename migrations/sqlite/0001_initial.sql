@@ -17,6 +17,8 @@ CREATE TABLE sweep (
     axes_json TEXT NOT NULL,
     -- 1: test images may choose, which every table of the sweep says.
     allow_test_selection INTEGER NOT NULL,
+    -- The rule that ends trials early; NULL: none.
+    early_stop_json TEXT,
     retry_json TEXT NOT NULL,
     checkpoint_json TEXT NOT NULL,
     -- Limits; NULL: none.
@@ -87,6 +89,9 @@ CREATE TABLE configuration (
     is_lr_scaled INTEGER NOT NULL,
     -- The configuration that was chosen to make this one; NULL: an axis, a block or `include` made it.
     parent INTEGER,
+    -- Trials of the same scope are compared by early stopping; NULL: they run to the end.
+    scope TEXT,
+    bracket INTEGER NOT NULL,
     PRIMARY KEY (sweep, number),
     UNIQUE (sweep, stage, hash)
 );
@@ -273,6 +278,16 @@ CREATE TABLE point (
     -- NULL: not finite.
     value REAL,
     PRIMARY KEY (trial, attempt, name, epoch)
+) WITHOUT ROWID;
+
+-- How trials stood when they had come so far, among those of their scope; more is better.
+CREATE TABLE rung (
+    sweep INTEGER NOT NULL REFERENCES sweep (number),
+    scope TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    trial INTEGER NOT NULL REFERENCES trial (id),
+    value REAL NOT NULL,
+    PRIMARY KEY (sweep, scope, epoch, trial)
 ) WITHOUT ROWID;
 
 -- Numbered without gaps within a sweep, from 1.

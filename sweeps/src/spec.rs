@@ -2,6 +2,7 @@
 
 mod axes;
 mod duration;
+mod early_stop;
 mod error;
 mod fields;
 mod metrics;
@@ -13,6 +14,7 @@ mod stages;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use self::early_stop::{EarlyStop, Rule, Scope};
 pub use self::error::{SpecError, SpecErrors};
 pub(crate) use self::fields::Problems;
 pub use self::metrics::{COST_METRICS, SCORE_METRICS};
@@ -43,6 +45,8 @@ pub struct Spec {
     pub stages: Vec<Stage>,
     /// Whether test images may choose, which every table must say then.
     pub allow_test_selection: bool,
+    /// `None`: every trial runs to its end.
+    pub early_stop: Option<EarlyStop>,
     pub limits: Limits,
     pub resources: Resources,
     pub retry: Retry,

@@ -170,11 +170,7 @@ impl Opening {
     /// What decides to which group a configuration belongs, as canonical JSON.
     #[must_use]
     pub fn key(&self, settings: &Settings, block: Option<&str>) -> String {
-        let value = |key: &str| match key {
-            BLOCK => block.map_or(Value::Null, |block| Value::String(block.to_owned())),
-            _ => settings.get(key).or_else(|| self.base.get(key)).cloned().unwrap_or(Value::Null),
-        };
-        let key: Settings = self.per.iter().map(|key| (key.clone(), value(key))).collect();
+        let key = key(&self.per, settings, &self.base, block);
         value::canonical(&key).expect("the numbers of a sweep file are finite")
     }
 
@@ -246,6 +242,15 @@ impl Opening {
         base.extend(self.set.clone());
         base
     }
+}
+
+/// The values that a configuration has of these keys.
+pub(crate) fn key(keys: &[String], settings: &Settings, base: &Settings, block: Option<&str>) -> Settings {
+    let value = |key: &str| match key {
+        BLOCK => block.map_or(Value::Null, |block| Value::String(block.to_owned())),
+        _ => settings.get(key).or_else(|| base.get(key)).cloned().unwrap_or(Value::Null),
+    };
+    keys.iter().map(|key| (key.clone(), value(key))).collect()
 }
 
 /// A recipe from layers, the learning rate scaled by the batch size if it is so written.

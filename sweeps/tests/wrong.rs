@@ -113,6 +113,15 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("exclude that empties a block", "BASE\naxes: {wd: {values: [0, 1]}}\nexclude: [{wd: 0}, {wd: 1}]\n"),
     ("exclude of an unknown key", "BASE\nexclude: [{weight_decay: 0}]\n"),
+    ("early stopping by no rule", "BASE\nearly_stop: {min: 0, eta: 1}\n"),
+    (
+        "early stopping by what a rule does not read",
+        "BASE\nearly_stop: {rule: median, eta: 3, resource: step, scope: [wd]}\n",
+    ),
+    (
+        "early stopping among what is no axis",
+        "BASE\naxes: {wd: {values: [0, 1]}}\nearly_stop: {rule: asha, scope: [wd, task], never_stop: [{weight_decay: 0}]}\n",
+    ),
     ("no stages", "BASE\nstages: []\n"),
     ("stage without a name", "BASE\nstages: [{split: {train: train800}}]\n"),
     ("two stages of one name", "BASE\nstages: [{name: a}, {name: a, from: {stage: a}}]\n"),

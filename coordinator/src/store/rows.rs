@@ -2,6 +2,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sweeps::spec::EarlyStop;
 
 use super::error::Error;
 use super::tx::record;
@@ -25,6 +26,7 @@ record! {
         report_json: String,
         axes_json: String,
         allow_test_selection: i64,
+        early_stop_json: Option<String>,
         retry_json: String,
         checkpoint_json: String,
         max_running: Option<i64>,
@@ -85,6 +87,11 @@ impl SweepRow {
     /// The sweep's retry policy.
     pub fn policy(&self) -> Result<Policy, Error> {
         from_json("sweep", &self.id, &self.retry_json)
+    }
+
+    /// The rule that ends trials early.
+    pub fn early_stop(&self) -> Result<Option<EarlyStop>, Error> {
+        self.early_stop_json.as_deref().map(|json| from_json("sweep", &self.id, json)).transpose()
     }
 
     /// The counter of the trials in a state.
@@ -159,6 +166,11 @@ record! {
         state: String,
         objective: Option<f64>,
     }
+}
+
+record! {
+    /// With what a trial is compared by early stopping.
+    pub struct ScopeRow { trial: i64, sweep: i64, scope: String, bracket: i64, epochs: i64 }
 }
 
 record! {

@@ -56,6 +56,12 @@ impl From<&str> for Arg {
     }
 }
 
+impl From<Option<String>> for Arg {
+    fn from(value: Option<String>) -> Self {
+        Self::Text(value)
+    }
+}
+
 impl From<String> for Arg {
     fn from(value: String) -> Self {
         Self::Text(Some(value))

@@ -186,6 +186,7 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
         lr: number as f64,
         is_lr_scaled: false,
         choices: Vec::new(),
+        scope: None,
         need: Need {
             backbone: "b".into(),
             task: "t".into(),
@@ -230,6 +231,7 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
         trials: trials.collect(),
         stages: Vec::new(),
         allow_test_selection: false,
+        early_stop: None,
     }
 }
 

@@ -66,7 +66,7 @@ pub(super) fn varied_keys(space: &Space, stages: &[Written]) -> Vec<String> {
     keys.into_iter().map(|(_, key)| key).filter(|key| seen.insert(key.clone())).collect()
 }
 
-fn layers(field: Option<Field<'_>>, problems: &mut Problems<'_>) -> Vec<Layer> {
+pub(super) fn layers(field: Option<Field<'_>>, problems: &mut Problems<'_>) -> Vec<Layer> {
     let Some(items) = field.and_then(|field| field.list("a list of maps", problems)) else {
         return Vec::new();
     };

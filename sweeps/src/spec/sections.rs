@@ -8,7 +8,7 @@ use super::fields::{Field, Problems, Section, join};
 use super::metrics::{COST_METRICS, SCORE_METRICS};
 use super::{
     At, Backoff, Checkpoint, Goal, Limits, Objective, Order, Resources, Retry, Sampler, Search, Spec, axes,
-    overrides, plan_stages, stages,
+    early_stop, overrides, plan_stages, stages,
 };
 use crate::FailureClass;
 use crate::recipe;
@@ -35,6 +35,7 @@ pub const KEYS: &[&str] = &[
     "replicates",
     "stages",
     "allow_test_selection",
+    "early_stop",
     "limits",
     "resources",
     "retry",
@@ -42,7 +43,7 @@ pub const KEYS: &[&str] = &[
     "priority",
 ];
 /// Keys and samplers of the language that this version does not build.
-const LATER_KEYS: &[&str] = &["early_stop", "reuse"];
+const LATER_KEYS: &[&str] = &["reuse"];
 const LATER_SAMPLERS: &[&str] = &["sobol", "tpe"];
 
 const MAX_LABELS: usize = 64;
@@ -101,6 +102,7 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
     } else {
         Vec::new()
     };
+    let early_stop = early_stop::read(&top, &space, &stages, &axes, problems);
     Some(Spec {
         name: name?,
         project,
@@ -111,6 +113,7 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
         seeds,
         stages,
         allow_test_selection,
+        early_stop,
         limits,
         resources,
         retry,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::changes::{Changes, Details};
+use super::early_stop;
 use super::lease::Lost;
 use crate::health::Health;
 use crate::score::At;
@@ -15,7 +16,7 @@ use crate::store::sql::history::{self, CheckpointInsert, ResultInsert};
 use crate::store::sql::trials::{self, Token};
 use crate::store::sql::workers;
 use crate::store::tx::Tx;
-use crate::trial::{Cause, Command, Event, FailureClass, Holder, Millis, TrialId, WorkerId};
+use crate::trial::{Cause, Command, Event, FailureClass, Holder, Millis, Rejected, TrialId, WorkerId};
 
 /// A metric's value at the end of an epoch.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,8 +94,11 @@ impl Op for Report {
                 Err(_) => {}
             }
         }
-        write_points(tx, &mut changes, &self.worker, points).await?;
+        let new = write_points(tx, &mut changes, &self.worker, points).await?;
         history::put_checkpoints(tx, checkpoints).await?;
+        let stopped = early_stop::judge(tx, &mut changes, &new, true).await?;
+        let reason = || Rejected::Stopped.to_string();
+        lost.extend(stopped.into_iter().map(|token| Lost { token, reason: reason() }));
         changes.write(tx).await?;
         Ok(lost)
     }
@@ -115,7 +119,9 @@ impl Op for Finish {
                 checkpoints.extend(checkpoint_of(end.token, &end.checkpoint));
             }
         }
-        write_points(tx, &mut changes, &self.worker, points).await?;
+        let new = write_points(tx, &mut changes, &self.worker, points).await?;
+        // Who comes to the end is not stopped any more, but others are compared with it.
+        early_stop::judge(tx, &mut changes, &new, false).await?;
         history::put_checkpoints(tx, checkpoints).await?;
         let attempts = trials::attempts(tx, &ids).await?;
         let mut tally = Tally { results: Vec::new(), orphans: Vec::new(), health: worker.health(), now };
@@ -247,22 +253,23 @@ fn checkpoint_of(token: Token, url: &Option<String>) -> Option<CheckpointInsert>
     url.clone().map(|url| CheckpointInsert { token, url })
 }
 
-/// Writes points, and an event for each epoch that brought a new one.
+/// Writes points, and an event for each epoch that brought a new one. Those that are new.
 async fn write_points<T: Tx>(
     tx: &mut T,
     changes: &mut Changes,
     worker: &WorkerId,
     points: Vec<PointRow>,
-) -> Result<(), Error> {
+) -> Result<Vec<PointRow>, Error> {
     let mut epochs: BTreeMap<(i64, i64, i64), BTreeMap<String, Option<f64>>> = BTreeMap::new();
-    for row in history::insert_points(tx, &points).await? {
+    let new = history::insert_points(tx, &points).await?;
+    for row in new.iter().cloned() {
         epochs.entry((row.trial, row.attempt, row.epoch)).or_default().insert(row.name, row.value);
     }
     for ((trial, attempt, epoch), metrics) in epochs {
         let token = Token { trial: TrialId(trial), attempt: crate::store::rows::to_u32(attempt) };
         changes.reported(token, &worker.0, epoch, to_json(&metrics));
     }
-    Ok(())
+    Ok(new)
 }
 
 async fn score<T: Tx>(

@@ -2,6 +2,7 @@
 
 mod changes;
 mod control;
+mod early_stop;
 mod finish;
 pub(crate) use finish::hex;
 mod lease;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use ::sweeps::spec::{EarlyStop, Scope};
 use ::sweeps::stage::{BLOCK, Candidate, Child, Opening, Parent, Start};
 use ::sweeps::{Settings, Value};
 
@@ -68,6 +69,9 @@ struct Chosen<'a> {
     trials: &'a [MemberRow],
 }
 
+/// A configuration that is to be written, and what it was made of.
+type Made<'c, 'a> = (&'c Chosen<'a>, Child);
+
 async fn open<T: Tx>(
     tx: &mut T,
     changes: &mut Changes,
@@ -82,7 +86,8 @@ async fn open<T: Tx>(
     let (made, problem) = make(opening, &chosen)?;
     let made = new(tx, choice.sweep, &stage.row.name, made).await?;
     let trials = (made.len() * stage.seeds.len()) as i64;
-    insert(tx, choice.sweep, all, stage, &made).await?;
+    let rule = changes.sweep(choice.sweep)?.early_stop()?;
+    insert(tx, choice.sweep, all, stage, rule.as_ref(), &made).await?;
     let state = if made.is_empty() { "failed" } else { "opened" };
     let (kept, kept_trials) = match made.len() as i64 {
         // What it would open is remembered: its trials may be tried again.
@@ -141,7 +146,7 @@ fn choose<'a>(opening: &Opening, rows: &'a [MemberRow], objective: &Objective) -
 fn make<'c, 'a>(
     opening: &Opening,
     chosen: &'c [Chosen<'a>],
-) -> Result<(Vec<(&'c Chosen<'a>, Child)>, Option<String>), Error> {
+) -> Result<(Vec<Made<'c, 'a>>, Option<String>), Error> {
     let mut made = Vec::new();
     let mut problem = None;
     for chosen in chosen {
@@ -164,8 +169,8 @@ async fn new<'c, 'a, T: Tx>(
     tx: &mut T,
     sweep: i64,
     stage: &str,
-    mut made: Vec<(&'c Chosen<'a>, Child)>,
-) -> Result<Vec<(&'c Chosen<'a>, Child)>, Error> {
+    mut made: Vec<Made<'c, 'a>>,
+) -> Result<Vec<Made<'c, 'a>>, Error> {
     let hashes: Vec<&str> = made.iter().map(|(_, child)| child.hash.as_str()).collect();
     let mut known: HashSet<String> =
         stages::known_hashes(tx, sweep, stage, &hashes).await?.into_iter().collect();
@@ -178,7 +183,8 @@ async fn insert<T: Tx>(
     sweep: i64,
     all: &[Loaded],
     stage: &Loaded,
-    made: &[(&Chosen<'_>, Child)],
+    rule: Option<&EarlyStop>,
+    made: &[Made<'_, '_>],
 ) -> Result<(), Error> {
     let first = stages::last_configuration(tx, sweep).await? + 1;
     let texts: Vec<(String, String)> = made
@@ -188,9 +194,17 @@ async fn insert<T: Tx>(
             (settings.expect("the numbers of a sweep file are finite"), child.recipe.to_json())
         })
         .collect();
+    let scopes: Vec<Option<Scope>> = (first..)
+        .zip(made)
+        .map(|(number, (chosen, child))| {
+            rule?.scope(&stage.row.name, number as u64, &child.settings, chosen.block(), child.recipe.epochs)
+        })
+        .collect();
     let configurations: Vec<_> = (first..)
-        .zip(made.iter().zip(&texts))
-        .map(|(number, ((chosen, child), (settings_json, recipe_json)))| ConfigurationInsert {
+        .zip(made.iter().zip(&texts).zip(&scopes))
+        .map(|(number, (((chosen, child), (settings_json, recipe_json)), scope))| ConfigurationInsert {
+            scope: scope.as_ref().map(|scope| scope.text.as_str()),
+            bracket: scope.as_ref().map_or(0, |scope| scope.bracket),
             number,
             stage: &stage.row.name,
             block: &chosen.row.block,
@@ -206,9 +220,8 @@ async fn insert<T: Tx>(
     sweeps::insert_configurations(tx, sweep, &configurations).await?;
     let before: BTreeMap<i64, Need> =
         trials::needs(tx).await?.iter().map(|row| Ok((row.id, row.need()?))).collect::<Result<_, Error>>()?;
-    let need = |(chosen, child): &(&Chosen<'_>, Child)| {
-        before.get(&chosen.row.need).map(|need| need.with(&child.recipe))
-    };
+    let need =
+        |(chosen, child): &Made<'_, '_>| before.get(&chosen.row.need).map(|need| need.with(&child.recipe));
     let needs: Option<Vec<Need>> = made.iter().map(need).collect();
     let needs = needs.ok_or(Error::Conflict("need"))?;
     let ids = trials::need_ids(tx, &needs.iter().collect::<BTreeSet<_>>()).await?;
@@ -226,8 +239,7 @@ async fn insert<T: Tx>(
     for next in all.iter().filter(|next| next.row.parent == Some(stage.row.number)) {
         let Some(opening) = &next.opening else { continue };
         for (config, (chosen, child)) in (first..).zip(made) {
-            let block = Some(chosen.row.block.as_str()).filter(|block| !block.is_empty());
-            let key = opening.key(&child.settings, block);
+            let key = opening.key(&child.settings, chosen.block());
             let choice = stages::find(tx, sweep, next.row.number, &key).await?;
             members.push(MemberInsert { config, stage: next.row.number, choice: choice.number });
         }
@@ -236,6 +248,10 @@ async fn insert<T: Tx>(
 }
 
 impl Chosen<'_> {
+    fn block(&self) -> Option<&str> {
+        Some(self.row.block.as_str()).filter(|block| !block.is_empty())
+    }
+
     /// The trial that a trial with this seed starts from: that of the same seed, or else the one that came first
     /// of those with a result.
     fn start(&self, seed: i64) -> Option<i64> {
@@ -284,7 +300,7 @@ async fn tell_next<T: Tx>(
     stage: &Loaded,
     choice: &ChoiceRow,
     sign: i64,
-    made: &[(&Chosen<'_>, Child)],
+    made: &[Made<'_, '_>],
 ) -> Result<Vec<ChoiceRow>, Error> {
     let mut told = Vec::new();
     let Some(opening) = &stage.opening else { return Ok(told) };
@@ -299,8 +315,7 @@ async fn tell_next<T: Tx>(
             *change.entry(key).or_default() += sign * planned * seeds;
         }
         for (chosen, child) in made {
-            let block = Some(chosen.row.block.as_str()).filter(|block| !block.is_empty());
-            *change.entry(next_opening.key(&child.settings, block)).or_default() += seeds;
+            *change.entry(next_opening.key(&child.settings, chosen.block())).or_default() += seeds;
         }
         for (key, more) in change.into_iter().filter(|(_, more)| *more != 0) {
             let group = stages::find(tx, choice.sweep, next.row.number, &key).await?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ::sweeps::Stage;
+use ::sweeps::spec::{EarlyStop, Scope};
 use ::sweeps::stage::FromStage;
 
 use super::changes::{Changes, sweep_event};
@@ -47,6 +48,7 @@ pub struct NewSweep {
     /// The first runs the configurations above; of none there is no choosing.
     pub stages: Vec<Stage>,
     pub allow_test_selection: bool,
+    pub early_stop: Option<EarlyStop>,
 }
 
 /// One setting of the axes.
@@ -63,6 +65,8 @@ pub struct NewConfiguration {
     pub need: Need,
     /// The groups that it belongs to: indices of stages, and of their groups.
     pub choices: Vec<(usize, usize)>,
+    /// With what early stopping compares it.
+    pub scope: Option<Scope>,
 }
 
 /// A configuration (by its place in the list) and a seed.
@@ -185,6 +189,7 @@ impl NewSweep {
             configurations: self.configurations.len() as i64 + self.to_open(|_| 1),
             trials: self.trials.len() as i64 + waiting,
             waiting,
+            early_stop_json: self.early_stop.as_ref().map(to_json),
         }
     }
 
@@ -216,6 +221,8 @@ impl NewConfiguration {
             lr: self.lr,
             is_lr_scaled: i64::from(self.is_lr_scaled),
             parent: None,
+            scope: self.scope.as_ref().map(|scope| scope.text.as_str()),
+            bracket: self.scope.as_ref().map_or(0, |scope| scope.bracket),
         }
     }
 }

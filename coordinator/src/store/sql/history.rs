@@ -36,6 +36,9 @@ const INSERT_POINTS: Sql = Sql {
                RETURNING *",
 };
 const POINTS: Sql = Sql::both("SELECT * FROM point WHERE trial = $1 AND attempt = $2 ORDER BY name, epoch");
+const VALUES_BY_EPOCH: Sql = Sql::both(
+    "SELECT epoch, value FROM point WHERE trial = $1 AND attempt = $2 AND name = $3 AND value IS NOT NULL ORDER BY epoch",
+);
 const VALUES: Sql = Sql::both(
     "SELECT value FROM point WHERE trial = $1 AND attempt = $2 AND name = $3 AND value IS NOT NULL ORDER BY epoch",
 );
@@ -84,6 +87,8 @@ const CODE_ERRORS: Sql =
 const FORGET_CODE_ERRORS: Sql = Sql::both("DELETE FROM code_error WHERE sweep = $1");
 
 record! { struct ValueRow { value: f64 } }
+
+record! { struct EpochValueRow { epoch: i64, value: f64 } }
 record! { struct ArtifactRow { artifact: Option<String> } }
 
 /// A result to be written.
@@ -143,6 +148,17 @@ pub(in crate::store) async fn values<T: Tx>(
 ) -> Result<Vec<f64>, Error> {
     let rows: Vec<ValueRow> = tx.fetch(VALUES, args![trial.0, i64::from(attempt), name]).await?;
     Ok(rows.into_iter().map(|row| row.value).collect())
+}
+
+/// The finite values of one metric of an attempt, with their epochs.
+pub(in crate::store) async fn values_by_epoch<T: Tx>(
+    tx: &mut T,
+    token: Token,
+    name: &str,
+) -> Result<Vec<(i64, f64)>, Error> {
+    let args = args![token.trial.0, i64::from(token.attempt), name];
+    let rows: Vec<EpochValueRow> = tx.fetch(VALUES_BY_EPOCH, args).await?;
+    Ok(rows.into_iter().map(|row| (row.epoch, row.value)).collect())
 }
 
 pub(in crate::store) async fn insert_results<T: Tx>(

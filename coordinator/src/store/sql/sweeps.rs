@@ -61,10 +61,11 @@ const CANDIDATES: Sql = Sql {
 const INSERT: Sql = Sql::both(
     "INSERT INTO sweep (id, key, name, project, labels_json, state, created, priority, objective_json, report_json,
                         axes_json, retry_json, checkpoint_json, max_running, timeout_ms, pause_after_failures,
-                        pause_after_code_errors, paused_because, allow_test_selection, configurations, trials, waiting,
-                        queued, running, succeeded, stopped, failed, cancelled, failures, last_seq, served)
+                        pause_after_code_errors, paused_because, allow_test_selection, early_stop_json, configurations,
+                        trials, waiting, queued, running, succeeded, stopped, failed, cancelled, failures, last_seq,
+                        served)
      VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, '',
-             $17, $18, $19, $20, $19 - $20, 0, 0, 0, 0, 0, 0, 0,
+             $17, $21, $18, $19, $20, $19 - $20, 0, 0, 0, 0, 0, 0, 0,
              coalesce((SELECT max(served) FROM sweep WHERE state = 'active'), 0))
      RETURNING *",
 );
@@ -84,18 +85,19 @@ const UPDATE: Sql = Sql::both(
 const INSERT_CONFIGURATIONS: Sql = Sql {
     sqlite:
         "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs, lr,
-                                        is_lr_scaled, parent)
+                                        is_lr_scaled, parent, scope, bracket)
              SELECT $1, value ->> 'number', value ->> 'stage', value ->> 'block', value ->> 'hash',
                     value ->> 'settings_json', value ->> 'recipe_json', value ->> 'epochs', value ->> 'lr', value ->> 'is_lr_scaled',
-                    value ->> 'parent'
+                    value ->> 'parent', value ->> 'scope', value ->> 'bracket'
                FROM json_each($2)",
     postgres:
         "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs, lr,
-                                          is_lr_scaled, parent)
+                                          is_lr_scaled, parent, scope, bracket)
                SELECT $1, x.*
                  FROM json_to_recordset($2::json) AS x(number bigint, stage text, block text, hash text,
                                                        settings_json text, recipe_json text, epochs bigint,
-                                                       lr double precision, is_lr_scaled bigint, parent bigint)",
+                                                       lr double precision, is_lr_scaled bigint, parent bigint, scope text,
+                                                       bracket bigint)",
 };
 const CONFIGURATIONS: Sql = Sql::both(
     "SELECT number, hash, stage, block, settings_json FROM configuration
@@ -142,6 +144,7 @@ pub(in crate::store) struct SweepInsert<'a> {
     /// `waiting` of them wait for their stage.
     pub trials: i64,
     pub waiting: i64,
+    pub early_stop_json: Option<String>,
 }
 
 /// A configuration to be written.
@@ -157,6 +160,8 @@ pub(in crate::store) struct ConfigurationInsert<'a> {
     pub lr: f64,
     pub is_lr_scaled: i64,
     pub parent: Option<i64>,
+    pub scope: Option<&'a str>,
+    pub bracket: u32,
 }
 
 pub(in crate::store) async fn by_key<T: Tx>(tx: &mut T, key: &str) -> Result<Option<SweepRow>, Error> {
@@ -256,6 +261,7 @@ pub(in crate::store) async fn insert<T: Tx>(
         new.configurations,
         new.trials,
         new.waiting,
+        new.early_stop_json,
     ];
     tx.fetch_one(INSERT, args).await?.ok_or(Error::Conflict("sweep"))
 }
