@@ -22,6 +22,9 @@ test: setup postgres ## Run all tests, on SQLite and on a PostgreSQL server of t
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace
 
+simulate: ## Run a coordinator and twenty workers in simulated time with all kinds of trouble: SEEDS=1000
+	SEEDS=$(or $(SEEDS),100) cargo test --release --locked -p coordinator --test simulate -- --nocapture
+
 lint: setup ## Check formatting, clippy and the documentation, warnings being errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings

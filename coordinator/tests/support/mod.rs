@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_macros, unused_imports, reason = "each test binary uses its own part")]
 
+pub(crate) mod dice;
 pub(crate) mod invariants;
 pub(crate) mod postgres;
 
@@ -59,6 +60,19 @@ impl Env {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("test.db").display());
         Self::open(url, folder).await
+    }
+
+    /// Where a commit waits for no disk, if the machine has such a place.
+    pub(crate) async fn sqlite_in_memory() -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let url = format!("sqlite:{}", folder.path().join("test.db").display());
+        Self::open(url, folder).await
+    }
+
+    /// As after a restart of the coordinator.
+    pub(crate) async fn reopen(&mut self) {
+        self.store.close().await;
+        self.store = Store::open(&self.url, self.clock()).await.unwrap();
     }
 
     pub(crate) async fn postgres() -> Self {

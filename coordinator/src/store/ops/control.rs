@@ -9,19 +9,19 @@ use crate::store::tx::Tx;
 use crate::trial::{Command, Millis, TrialId};
 
 /// Ends every trial of a sweep that has not ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Cancel {
     pub sweep: String,
 }
 
 /// Stops leasing trials of a sweep.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pause {
     pub sweep: String,
 }
 
 /// Undoes a pause.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Resume {
     pub sweep: String,
 }

@@ -77,7 +77,7 @@ pub struct NewTrial {
 }
 
 /// Queues a sweep.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Submit {
     pub sweep: NewSweep,
 }
