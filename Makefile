@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres build demo test test-pytorch lint bench audit gpu-check clean-demo
+.PHONY: help setup postgres build demo test test-pytorch lint bench bench-results interop audit gpu-check clean-demo
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -35,6 +35,14 @@ test-pytorch: build ## Compare PyTorch's use of an artifact with ours (installs 
 
 bench: setup ## Measure what sharing saves in a training step, as ratios
 	cargo bench --locked -p worker --bench step
+
+bench-results: ## Measure how long the results of 100,000 trials take
+	cargo bench --locked -p coordinator --bench results
+
+interop: ## Open what `sweep export` writes with the real Optuna and TensorBoard (installs both into third_party/interop)
+	@test -x third_party/interop/bin/python || python3 -m venv third_party/interop
+	@third_party/interop/bin/pip install --quiet optuna tensorboard
+	INTEROP_PYTHON=$(CURDIR)/third_party/interop/bin/python cargo test --locked -p client --test interop -- --ignored
 
 audit: ## Check dependencies for advisories, licences and sources (installs cargo-deny if it is missing)
 	@command -v cargo-deny > /dev/null || cargo install --locked cargo-deny

@@ -79,6 +79,14 @@ pub(crate) enum Verb {
     Best(BestArgs),
     /// Compare two configurations, or two sweeps, by a paired test
     Diff(DiffArgs),
+    /// Say which axes decide the score
+    Importance(ImportanceArgs),
+    /// Draw a picture of a sweep
+    Plot(PlotArgs),
+    /// Write a sweep for Optuna or TensorBoard
+    Export(ExportArgs),
+    /// Turn a sweep file of another program into one of ours
+    Import(ImportArgs),
     /// Lease no further trials of a sweep; running ones go on
     Pause(SweepArgs),
     /// Undo `pause`
@@ -277,6 +285,108 @@ pub(crate) struct DiffArgs {
     pub(crate) a: Side,
     /// What to compare it with, written alike
     pub(crate) b: Side,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportanceArgs {
+    /// Id, prefix, name or `last`
+    pub(crate) sweep: String,
+    /// Take the best within each value of these axes, separated by commas [default: task]
+    #[arg(long, value_delimiter = ',', value_name = "AXES")]
+    pub(crate) within: Vec<String>,
+    /// The share that counts as the best, between 0 and 0.5
+    #[arg(long, default_value_t = 0.1, value_parser = share)]
+    pub(crate) top: f64,
+    /// Only this stage [default: the first]
+    #[arg(long)]
+    pub(crate) stage: Option<String>,
+    /// Only configurations for which this holds
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    pub(crate) filter: Option<String>,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 0.5 => Ok(share),
+        _ => Err("use a number above 0 and at most 0.5".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlotArgs {
+    /// Id, prefix, name or `last`
+    pub(crate) sweep: String,
+    /// What to draw
+    #[arg(value_enum)]
+    pub(crate) kind: PlotKind,
+    /// The file to write, .svg or .png
+    #[arg(long, short = 'f', value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// The axis along which `metric` and `heat` are drawn
+    #[arg(long, value_name = "AXIS")]
+    pub(crate) x: Option<String>,
+    /// The other axis of `heat`
+    #[arg(long, value_name = "AXIS")]
+    pub(crate) y: Option<String>,
+    /// A line for each value of these axes, separated by commas [default: task]
+    #[arg(long, value_delimiter = ',', value_name = "AXES")]
+    pub(crate) by: Vec<String>,
+    /// The metric to draw [default: that of the objective]
+    #[arg(long)]
+    pub(crate) metric: Option<String>,
+    /// Only this stage [default: the last that has results; for `parallel` and `importance` the first]
+    #[arg(long)]
+    pub(crate) stage: Option<String>,
+    /// Only configurations for which this holds
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    pub(crate) filter: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlotKind {
+    /// Learning curves of the best configurations, mean and interval over seeds
+    Curves,
+    /// A metric against an axis, mean and interval over seeds
+    Metric,
+    /// A metric over two axes
+    Heat,
+    /// Every configuration as a line through its values
+    Parallel,
+    /// Which axes decide the score
+    Importance,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Whose file it is
+    #[arg(value_enum)]
+    pub(crate) from: Origin,
+    /// The file
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Origin {
+    /// Weights & Biases
+    Wandb,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Id, prefix, name or `last`
+    pub(crate) sweep: String,
+    /// The program to write for
+    #[arg(long, value_enum)]
+    pub(crate) to: Target,
+    /// For optuna a new study's URL, sqlite:///FILE; for tensorboard a folder
+    #[arg(value_name = "URL|FOLDER")]
+    pub(crate) place: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Target {
+    Optuna,
+    Tensorboard,
 }
 
 #[derive(Debug, Args)]

@@ -45,6 +45,8 @@ pub(crate) enum CliError {
     NoFormat { format: Format, known: &'static [Format] },
     BinaryToTerminal,
     InvalidFilter { flag: &'static str, error: FilterError },
+    NoFont { reason: String },
+    WriteFile { file: PathBuf, reason: String },
     InvalidWarmStart { file: PathBuf, message: String },
     ReadPublished { file: PathBuf, source: io::Error },
     InvalidPublished { file: PathBuf, message: String },
@@ -85,7 +87,11 @@ impl CliError {
             CliError::NotFound { .. } | CliError::NoResult { .. } => 3,
             CliError::Refused { .. } | CliError::Unauthenticated { .. } => 4,
             CliError::Unreachable { .. } | CliError::Lost { .. } => 5,
-            CliError::Coordinator { .. } | CliError::BadReply { .. } | CliError::Runtime { .. } => 1,
+            CliError::Coordinator { .. }
+            | CliError::BadReply { .. }
+            | CliError::WriteFile { .. }
+            | CliError::NoFont { .. }
+            | CliError::Runtime { .. } => 1,
             CliError::Write { source } if source.kind() == io::ErrorKind::BrokenPipe => 0,
             CliError::Write { .. } => 1,
         }
@@ -135,6 +141,13 @@ impl fmt::Display for CliError {
                 "a Parquet file is not for a terminal: send it to a file, as in `> results.parquet`",
             ),
             CliError::InvalidFilter { flag, error } => write!(f, "{flag}, {error}"),
+            CliError::NoFont { reason } => write!(
+                f,
+                "no font to write with ({reason}): set SWEEP_FONT to a .ttf file, or install the package fonts-dejavu-core"
+            ),
+            CliError::WriteFile { file, reason } => {
+                write!(f, "failed to write `{}`: {reason}", file.display())
+            }
             CliError::InvalidWarmStart { file, message } => write!(
                 f,
                 "`{}` is no list of settings as `sweep best S --settings` prints them: {message}",

@@ -29,7 +29,7 @@ pub(crate) fn setting(value: &Value) -> String {
 }
 
 /// `true` for metrics that the wire carries as percentages from 0 to 100.
-fn is_percentage(metric: &str) -> bool {
+pub(crate) fn is_percentage(metric: &str) -> bool {
     let name = metric.rsplit('/').next().unwrap_or(metric);
     matches!(name, "top1" | "top5" | "per_class")
 }
@@ -98,6 +98,16 @@ pub(crate) fn summary(name: &str, value: Option<Summary>, spread: Spread) -> Str
         (None, None) => {}
     }
     text
+}
+
+/// A number of an axis in a picture: as short as four digits allow.
+pub(crate) fn number(value: f64) -> String {
+    if value == 0.0 || !(1e-4..1e6).contains(&value.abs()) {
+        return format!("{value:.3e}").replace(".000e", "e").replace("0e0", "0");
+    }
+    let decimals = usize::try_from(3 - value.abs().log10().floor() as i32).unwrap_or(0);
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 /// A difference of two values of a metric, with its sign.
@@ -235,6 +245,23 @@ mod tests {
         assert_eq!(of(3, Spread::Std), "87.20 ± 0.35");
         let loss = Summary::of(&Statistic { mean: 0.4321, std: 0.01, n: 3 });
         assert_eq!(summary("train/loss", loss, Spread::Std), "0.4321 ± 0.0100");
+    }
+
+    #[test]
+    fn numbers_of_axes_are_short() {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.1, "0.1"),
+            (0.001, "0.001"),
+            (1e-5, "1e-5"),
+            (80.0, "80"),
+            (81.256, "81.26"),
+            (100_000.0, "100000"),
+            (2.5e-7, "2.500e-7"),
+            (-0.5, "-0.5"),
+        ] {
+            assert_eq!(number(value), text);
+        }
     }
 
     #[test]

@@ -3,9 +3,12 @@
 mod cli;
 mod connection;
 mod error;
+mod export;
 mod filter;
 mod format;
+mod import;
 mod output;
+mod plot;
 mod provenance;
 mod records;
 mod results;

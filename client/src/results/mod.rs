@@ -1,6 +1,8 @@
 //! Results of a sweep as rows: one per configuration, with its settings read. Pure.
 
+pub(crate) mod figures;
 pub(crate) mod groups;
+pub(crate) mod importance;
 pub(crate) mod pivot;
 pub(crate) mod published;
 pub(crate) mod record;
@@ -161,6 +163,13 @@ impl Results {
         }
     }
 
+    /// Keeps the stage that tunes: later ones run what it has chosen.
+    pub(crate) fn only_first_stage(self) -> Self {
+        let first = self.stages().into_iter().next();
+        let rows = self.rows.into_iter().filter(|row| Some(&row.configuration.stage) == first.as_ref());
+        Self { rows: rows.collect(), ..self }
+    }
+
     /// Stages in the order of the file.
     pub(crate) fn stages(&self) -> Vec<String> {
         let mut stages: Vec<String> = Vec::new();
@@ -214,6 +223,14 @@ impl Results {
             return Ok(());
         }
         Err(CliError::UnknownMetric { name: metric.to_owned(), known: known.into_iter().collect() })
+    }
+
+    /// Whether less of a metric is better.
+    pub(crate) fn is_minimized(&self, metric: &str) -> bool {
+        if metric == self.objective.metric {
+            return self.objective.goal == "minimize";
+        }
+        metric.ends_with("/loss") || metric.starts_with("seconds/") || metric.starts_with("memory/")
     }
 
     /// How a configuration is chosen among others, for a badge: `val-last` is the last epoch's value on the images of

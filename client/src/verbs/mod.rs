@@ -3,8 +3,12 @@
 mod control;
 pub(crate) mod diff;
 mod explain;
+mod export;
 mod file;
+mod import;
+mod importance;
 mod plan;
+mod plot;
 mod results;
 mod sweeps;
 mod trials;
@@ -13,7 +17,7 @@ mod workers;
 
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Format, Global, Verb, WorkersArgs, WorkersVerb};
+use crate::cli::{Cli, Format, Global, Origin, Verb, WorkersArgs, WorkersVerb};
 use crate::connection::Connection;
 use crate::error::{CliError, Outcome};
 use crate::{output, watch};
@@ -36,6 +40,9 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
         Verb::Capture(args) => trials::capture(open(&global).await?, args.trial).await?,
         Verb::Results(args) => results::results(open(&global).await?, args, format).await?,
         Verb::Best(args) => results::best(open(&global).await?, args, format).await?,
+        Verb::Importance(args) => importance::importance(open(&global).await?, args, format).await?,
+        Verb::Export(args) => export::export(open(&global).await?, args).await?,
+        Verb::Plot(args) => plot::plot(open(&global).await?, args).await?,
         Verb::Diff(args) => diff::diff(open(&global).await?, args, format).await?,
         Verb::Pause(args) => control::pause(open(&global).await?, args.sweep, format).await?,
         Verb::Resume(args) => control::resume(open(&global).await?, args.sweep, format).await?,
@@ -45,6 +52,9 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
         Verb::Workers(WorkersArgs { verb: Some(WorkersVerb::Release { worker }) }) => {
             workers::release(open(&global).await?, worker, format).await?;
         }
+        Verb::Import(args) => match args.from {
+            Origin::Wandb => import::import(&args)?,
+        },
         Verb::Schema => output::print_json(&::sweeps::schema::sweep_file())?,
         Verb::Completions(args) => {
             let mut script = Vec::new();

@@ -47,7 +47,11 @@ pub(crate) async fn results(
 }
 
 /// The results of a stage for which an expression holds.
-fn narrowed(mut results: Results, stage: Option<&str>, filter: Option<&str>) -> Result<Results, CliError> {
+pub(super) fn narrowed(
+    mut results: Results,
+    stage: Option<&str>,
+    filter: Option<&str>,
+) -> Result<Results, CliError> {
     if let Some(filter) = filter {
         let filter = parse_filter("--where", filter)?;
         let kept = results.only_where(&filter);
