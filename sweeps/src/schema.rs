@@ -47,10 +47,22 @@ pub fn sweep_file() -> Value {
             &["name"],
         )),
         // What is compared may be anything.
-        "exclude": list(parameters(|_| json!(true))),
+        "exclude": list(parameters(|_| json!({}))),
         "include": list(parameters(parameter)),
         "replicates": replicates(),
         "stages": list(stage()),
+        "early_stop": or_null(required(
+            object(json!({
+                "rule": {"enum": ["median", "asha", "hyperband"]},
+                "resource": {"const": "epoch"},
+                "min": integer(1, 100_000),
+                "eta": integer(2, 1_000),
+                "min_trials": integer(1, 1_000_000),
+                "scope": list(json!({"type": "string"})),
+                "never_stop": list(parameters(|_| json!({}))),
+            })),
+            &["rule"],
+        )),
         "allow_test_selection": {"type": "boolean"},
         "limits": object(json!({
             "max_running": or_null(integer(1, 1_000_000)),

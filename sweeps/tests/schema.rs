@@ -175,7 +175,9 @@ fn every_parameter_takes_the_same_values() {
 
 /// Paths to the keys of a file outside of its space, with their schemas.
 fn paths(schema: &Value, path: &[&str], found: &mut Vec<(Vec<String>, Value)>) {
-    let Some(properties) = schema["properties"].as_object() else { return };
+    // A map, or a map or null.
+    let map = if schema["anyOf"].is_array() { &schema["anyOf"][0] } else { schema };
+    let Some(properties) = map["properties"].as_object() else { return };
     for (key, schema) in properties {
         let is_space =
             ["base", "axes", "zip", "blocks", "exclude", "include", "stages"].contains(&key.as_str());
@@ -199,7 +201,11 @@ fn every_other_key_takes_the_same_values() {
         for value in candidates(&schema) {
             let name = format!("{}: {value}", path.join("."));
             let mut file = file("vpt_deep");
-            // What the parser asks for besides: a maximum of the backoff that is not shorter than its first.
+            // What the parser asks for besides: the rule that reads a key; a maximum of the backoff that is not shorter than its first.
+            if name.starts_with("early_stop.") {
+                let rule = if name.starts_with("early_stop.min_trials") { "median" } else { "asha" };
+                file["early_stop"] = json!({"rule": rule});
+            }
             if name.starts_with("retry.backoff.first") {
                 file["retry"] = json!({"backoff": {"max": "30d"}});
             }
@@ -232,6 +238,8 @@ fn except(name: &str) -> bool {
         // No time at all, or less than a second.
         "limits.trial_timeout: \"0",
         "checkpoint.every: \"0",
+        // Names that must be axes.
+        "early_stop.scope",
         // Shorter than the first pause.
         "retry.backoff.max",
     ];

@@ -1,5 +1,7 @@
 //! A coordinator with scripted replies, on a port of its own, and the command `sweep` against it.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
