@@ -162,7 +162,7 @@ fn new_configuration(configuration: &Configuration, spec: &Spec, groups: &Groups
         hash: configuration.hash.clone(),
         settings_json: configuration.settings_json(),
         recipe_json: recipe.to_json(),
-        epochs: recipe.epochs,
+        epochs: recipe.epochs_in_all(),
         lr: recipe.lr,
         is_lr_scaled: configuration.is_lr_scaled,
         need: Need::of(recipe, &spec.resources),

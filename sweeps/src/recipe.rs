@@ -10,6 +10,7 @@ mod hash;
 mod keys;
 mod method;
 mod names;
+mod pruning;
 mod read;
 mod read_method;
 mod write;
@@ -25,6 +26,7 @@ pub use self::method::{
 };
 pub(crate) use self::names::choices;
 pub use self::names::{check_name, check_task_name, known_depth, known_width};
+pub use self::pruning::{Importance, Pruning, Rewind, RewindLr, Scope};
 pub(crate) use self::read::Source;
 
 pub(crate) const DEFAULT_BATCH_SIZE: u32 = 64;
@@ -51,6 +53,7 @@ pub struct Recipe {
     pub wd_head: Option<f64>,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
+    pub pruning: Option<Pruning>,
 }
 
 /// Names of the label files that a trial trains on, is scored on each epoch, and is tested on once at the end.
@@ -141,6 +144,12 @@ pub enum Warmup {
 }
 
 impl Recipe {
+    /// Epochs of all phases together.
+    #[must_use]
+    pub fn epochs_in_all(&self) -> u32 {
+        self.pruning.map_or(self.epochs, |pruning| pruning.prune_at.saturating_add(pruning.epochs))
+    }
+
     /// Checks what depends on the backbone's number of blocks. [`Recipe::from_settings`] does so already where the
     /// backbone's name tells its depth; whoever has the weights knows better and checks again.
     ///

@@ -227,7 +227,9 @@ pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {
     let mut lost = None;
     let mut print = |epoch: u32, metrics: &trainer::Metrics| {
         let written = match args.output {
-            cli::Output::Table => writeln!(out, "epoch {epoch}/{}  {}", job.recipe.epochs, figures(metrics)),
+            cli::Output::Table => {
+                writeln!(out, "epoch {epoch}/{}  {}", job.recipe.epochs_in_all(), figures(metrics))
+            }
             cli::Output::Json => {
                 writeln!(out, "{}", serde_json::json!({"epoch": epoch, "metrics": metrics}))
             }

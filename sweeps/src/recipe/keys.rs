@@ -37,6 +37,7 @@ const INSERTED: &[&str] = &["vpt_shallow", "vpt_deep", "gated"];
 const VPT: &[&str] = &["vpt_shallow", "vpt_deep"];
 const DEEP: &[&str] = &["vpt_deep"];
 const E2VPT: &[&str] = &["e2vpt"];
+const PRUNED: &[&str] = &["vpt_deep", "e2vpt"];
 const GATED: &[&str] = &["gated"];
 const SPT: &[&str] = &["spt_shallow", "spt_deep"];
 
@@ -119,6 +120,23 @@ pub const KEYS: &[Key] = &[
         "fidelity",
         &["adapter", "vpt_shallow", "vpt_deep", "e2vpt", "cvpt"],
         "where paper and code differ: paper or code; paper",
+    ),
+    key(
+        "pruning_ratio",
+        PRUNED,
+        "share of the prompt tokens taken out in the middle of the trial, 0 to 1; 0",
+    ),
+    key("segment_ratio", E2VPT, "share of each token's segments taken out, 0 to 1; 0"),
+    key("importance", PRUNED, "what decides: abs, signed, taylor or leave_one_out; abs"),
+    key(
+        "pruning_scope",
+        DEEP,
+        "tokens: a token goes in all blocks; global: one ranking over all blocks (condensation); tokens",
+    ),
+    key(
+        "rewind_schedule",
+        PRUNED,
+        "{prune_at, to: init, fresh or {epoch}, epochs, lr: restart or continue}; {epochs, fresh, epochs, restart}",
     ),
     key("head_init", METHODS, "how the linear head starts: vpt, spt or zero; vpt"),
     key("epochs", METHODS, "passes over the training images, 1 to 100000; 100"),

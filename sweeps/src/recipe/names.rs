@@ -1,8 +1,8 @@
 //! Names: of the choices of a recipe, and which names backbones, tasks and splits may have.
 
 use super::{
-    AlsoTrain, CrossInsertion, Fidelity, HeadInit, KvBlocks, KvPosition, Location, Method, Normalization,
-    Optimizer, PixelInit, Pooling, Preprocessing, Schedule, SptInit, Warmup,
+    AlsoTrain, CrossInsertion, Fidelity, HeadInit, Importance, KvBlocks, KvPosition, Location, Method,
+    Normalization, Optimizer, PixelInit, Pooling, Preprocessing, RewindLr, Schedule, Scope, SptInit, Warmup,
 };
 
 pub(super) const PREPROCESSING: &[(&str, Preprocessing)] =
@@ -48,6 +48,15 @@ pub(super) const SPT_INIT: &[(&str, SptInit)] = &[
     ("max_pooling", SptInit::MaxPooling),
     ("kmeans", SptInit::Kmeans),
 ];
+pub(super) const IMPORTANCE: &[(&str, Importance)] = &[
+    ("abs", Importance::Abs),
+    ("signed", Importance::Signed),
+    ("taylor", Importance::Taylor),
+    ("leave_one_out", Importance::LeaveOneOut),
+];
+pub(super) const SCOPE: &[(&str, Scope)] = &[("tokens", Scope::Tokens), ("global", Scope::Global)];
+pub(super) const REWIND_LR: &[(&str, RewindLr)] =
+    &[("restart", RewindLr::Restart), ("continue", RewindLr::Continue)];
 pub(super) const CROSS_INSERTION: &[(&str, CrossInsertion)] = &[
     ("before_attention", CrossInsertion::BeforeAttention),
     ("parallel", CrossInsertion::Parallel),
@@ -140,6 +149,17 @@ impl Optimizer {
 }
 
 impl Schedule {
+    /// Epochs before the peak.
+    #[must_use]
+    pub fn warmup_epochs(self) -> u32 {
+        match self {
+            Schedule::Constant => 0,
+            Schedule::Cosine { warmup_epochs, .. }
+            | Schedule::CosineSpt { warmup_epochs, .. }
+            | Schedule::CosineCvpt { warmup_epochs, .. } => warmup_epochs,
+        }
+    }
+
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::keys::{self, KEYS, METHODS};
 use super::names::{self, HEAD_INIT, NORMALIZATION, PREPROCESSING, WARMUP};
+use super::pruning;
 use super::read_method::read_method;
 use super::{
     DEFAULT_BATCH_SIZE, HeadInit, Method, Normalization, Optimizer, Preprocessing, Recipe, RecipeError,
@@ -62,13 +63,16 @@ impl Recipe {
         top.check_keys(method)?;
         let epochs = top.int("epochs", Some(100), 1..=100_000)?;
         let backbone = top.name("backbone", names::check_name)?;
+        let method = read_method(&top, method)?;
+        let schedule = schedule(source, epochs)?;
         let recipe = Recipe {
+            pruning: pruning::read(&top, &method, epochs, schedule)?,
             task: top.name("task", names::check_task_name)?,
             split: split(source)?,
             preprocessing: top.choice("recipe", Some(Preprocessing::VptTf), PREPROCESSING)?,
             normalization: top.choice("normalization", Some(Normalization::Imagenet), NORMALIZATION)?,
             image_size: top.int("image_size", Some(224), 1..=4096)?,
-            method: read_method(&top, method)?,
+            method,
             head_init: top.choice("head_init", Some(HeadInit::Vpt), HEAD_INIT)?,
             epochs,
             batch_size: top.int("batch_size", Some(DEFAULT_BATCH_SIZE), 1..=65_536)?,
@@ -76,7 +80,7 @@ impl Recipe {
             wd: top.float("wd", Some(0.0), "a number >= 0", |x| x >= 0.0)?,
             wd_head: wd_head(&top)?,
             optimizer: optimizer(source)?,
-            schedule: schedule(source, epochs)?,
+            schedule,
             backbone,
         };
         if let Some(family) = known_family(&recipe.backbone) {
@@ -219,7 +223,7 @@ fn named<'a>(source: Source<'a>, key: &str, default: &str) -> Result<Cow<'a, Set
 
 /// Typed access to a flat map: the recipe itself, or (with a `scope`) the map under one of its keys.
 pub(super) struct Fields<'a> {
-    scope: Option<&'static str>,
+    pub(super) scope: Option<&'static str>,
     pub(super) source: Source<'a>,
 }
 
@@ -271,7 +275,7 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn check_fields(&self, known: &[&str], of: &str) -> Result<(), RecipeError> {
+    pub(super) fn check_fields(&self, known: &[&str], of: &str) -> Result<(), RecipeError> {
         match self.source.keys().find(|field| !known.contains(field)) {
             None => Ok(()),
             Some(field) => Err(self.wrong(field, keys::unknown(&format!("key of {of}"), field, known))),

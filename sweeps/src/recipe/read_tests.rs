@@ -28,6 +28,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(
         recipe,
         Recipe {
+            pruning: None,
             backbone: "vit_b16_in21k".into(),
             task: "vtab/dtd".into(),
             split: Split { train: "train800".into(), eval: "val200".into(), test: Some("test".into()) },
@@ -360,6 +361,7 @@ fn any_recipe() -> impl Strategy<Value = Recipe> {
                 }
             });
             Recipe {
+                pruning: None,
                 backbone,
                 task,
                 split: Split { train: split.clone(), eval: split, test },

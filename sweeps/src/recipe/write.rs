@@ -3,7 +3,10 @@
 //! The form is built once, borrowed ([`Recipe::items`]); settings and canonical JSON are both made from it, the
 //! latter without copies, because a space of a million configurations hashes each of them.
 
-use super::{Cvpt, E2vpt, Fidelity, Location, Method, Optimizer, Recipe, Schedule, Split, Spt, Vpt, names};
+use super::{
+    Cvpt, E2vpt, Fidelity, Location, Method, Optimizer, Pruning, Recipe, Rewind, Schedule, Split, Spt, Vpt,
+    names,
+};
 use crate::value::{Settings, Value, write_display, write_number, write_string};
 
 /// A value of the flat form.
@@ -53,6 +56,9 @@ impl Recipe {
         ]);
         if let Some(wd_head) = self.wd_head {
             out.push(("wd_head", Item::Float(wd_head)));
+        }
+        if let Some(how) = &self.pruning {
+            pruning(how, &self.method, &mut out);
         }
         method(&self.method, &mut out);
         out
@@ -164,6 +170,31 @@ fn cvpt(cvpt: &Cvpt, out: &mut Items<'_>) {
         ("drop_path", Item::Float(cvpt.drop_path)),
         fidelity(cvpt.fidelity),
     ]);
+}
+
+fn pruning(how: &Pruning, method: &Method, out: &mut Items<'_>) {
+    let to = match how.to {
+        Rewind::Init => Item::Str("init"),
+        Rewind::Fresh => Item::Str("fresh"),
+        Rewind::Epoch(epoch) => Item::Map(vec![("epoch", Item::Int(epoch))]),
+    };
+    out.extend([
+        ("pruning_ratio", Item::Float(how.tokens)),
+        ("importance", chosen(names::IMPORTANCE, &how.importance)),
+        (
+            "rewind_schedule",
+            Item::Map(vec![
+                ("prune_at", Item::Int(how.prune_at)),
+                ("to", to),
+                ("epochs", Item::Int(how.epochs)),
+                ("lr", chosen(names::REWIND_LR, &how.lr)),
+            ]),
+        ),
+    ]);
+    match method {
+        Method::E2vpt(_) => out.push(("segment_ratio", Item::Float(how.segments))),
+        _ => out.push(("pruning_scope", chosen(names::SCOPE, &how.scope))),
+    }
 }
 
 fn split(split: &Split) -> Item<'_> {

@@ -22,4 +22,11 @@ pub const COST_METRICS: &[&str] = &[
     "memory/peak_mib",
     "params/trainable",
     "params/percent",
+    "params/effective",
+    "prompts/tokens",
+    "prompts/segments",
+    "dense/top1",
+    "dense/loss",
+    "pruned/top1",
+    "pruned/loss",
 ];

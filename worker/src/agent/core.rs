@@ -576,9 +576,11 @@ impl Run {
     }
 }
 
-/// How long the recipe asks to train; 0 where it does not say.
+/// How many epochs the recipe asks for; 0 where it does not say.
 fn epochs(recipe: &serde_json::Value) -> u32 {
-    recipe["epochs"].as_u64().and_then(|epochs| u32::try_from(epochs).ok()).unwrap_or(0)
+    let number = |value: &serde_json::Value| value.as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    // Pruning trains a second time.
+    number(&recipe["epochs"]).saturating_add(number(&recipe["rewind_schedule"]["epochs"]))
 }
 
 /// What a run loads, if its recipe says so.

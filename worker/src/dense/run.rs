@@ -64,7 +64,7 @@ pub fn run(
         let (backbone, family) = (recipe.backbone.clone(), backbone.arch().family().name());
         return Err(SegmentError::Family { backbone, family });
     };
-    let (rule, member) = optimiser(job);
+    let (rule, member) = optimiser(recipe, job.seed);
     let making = Making {
         method: &recipe.method,
         classes: settings.classes,
@@ -112,6 +112,9 @@ fn check(recipe: &Recipe) -> Result<(), SegmentError> {
         return Err(SegmentError::Unread(
             "split.test: there is no test split; write `test: null`".to_owned(),
         ));
+    }
+    if recipe.pruning.is_some() {
+        return unread("pruning_ratio, segment_ratio: pruning");
     }
     let why = match &recipe.method {
         Method::Vpt(vpt) if vpt.location == Location::Pad => "location `pad`: the grid of patches would grow",

@@ -4,15 +4,18 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::ensemble::Ensemble;
+use super::prune::Pruned;
+use super::rewind::Values;
 use super::run::{Job, Metrics};
 use crate::artifacts::{Contents, FileError};
 
 const FORMAT: &str = "promptsweep checkpoint 1";
 const POSITION: &str = "position";
 const RUN: &str = "run";
+const SNAPSHOT: &str = "snapshot.";
 
 /// The position of a run, and what it has measured so far.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -63,8 +66,18 @@ pub(super) fn fingerprint(job: &Job, backbone: &str, images: &str) -> String {
 ///
 /// # Errors
 /// When a tensor is of a type that cannot be written.
-pub(super) fn write(run: &str, position: &Position, ensemble: &Ensemble) -> Result<Vec<u8>, CheckpointError> {
-    let mut contents = Contents::default();
+pub(super) fn write(
+    run: &str,
+    position: &Position,
+    ensemble: &Ensemble,
+    pruned: Option<&Pruned>,
+    snapshot: Option<&Values>,
+) -> Result<Vec<u8>, CheckpointError> {
+    let tensors = pruned.map(Pruned::tensors).unwrap_or_default();
+    let mut contents = Contents { tensors, ..Contents::default() };
+    for (name, value) in snapshot.into_iter().flatten() {
+        contents.tensors.insert(format!("{SNAPSHOT}{name}"), value.shallow_clone());
+    }
     contents.metadata.insert(RUN.to_owned(), run.to_owned());
     contents.metadata.insert(POSITION.to_owned(), serde_json::to_string(position)?);
     for param in ensemble.saved() {
@@ -87,6 +100,16 @@ pub(super) fn read(run: &str, bytes: &[u8]) -> Result<(Position, Contents), Chec
     }
     let position = serde_json::from_str(&contents.value::<String>(POSITION)?)?;
     Ok((position, contents))
+}
+
+/// The values that the run is to go back to, if it has come past them.
+pub(super) fn snapshot(contents: &Contents, device: Device) -> Option<Values> {
+    let values: Values = contents
+        .tensors
+        .iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix(SNAPSHOT)?.to_owned(), value.to_device(device))))
+        .collect();
+    (!values.is_empty()).then_some(values)
 }
 
 /// Brings an ensemble that was made for the same phase to where the checkpoint was written.

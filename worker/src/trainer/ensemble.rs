@@ -149,6 +149,15 @@ impl Ensemble {
         (!replaced.is_empty()).then(|| backbone.with(replaced))
     }
 
+    /// Gradients of each member's mean cross entropy on a batch, without dropout and without a step: they are left in the
+    /// parameters, in the place of older ones. `labels`: `[K, B]`.
+    pub fn backward(&mut self, backbone: &Backbone, x: Tensor, labels: &Tensor) {
+        let (_, logits) = self.forward(backbone, x, None);
+        let losses = cross_entropy(&logits, labels);
+        self.optimizer.zero_grad();
+        losses.sum(losses.kind()).backward();
+    }
+
     /// One training step. `labels`: `[K, B]`; `lr`: one learning rate per member. Returns the mean cross entropy of
     /// each member, `[K]`, before the step. A loss that is not finite stays within its member.
     pub fn train_step(&mut self, backbone: &Backbone, x: Tensor, labels: &Tensor, lr: &[f64]) -> Tensor {

@@ -107,7 +107,7 @@ fn a_run_continued_from_a_checkpoint_ends_in_the_same_bits() {
         let mut first = ensemble(&members, rule);
         train(&mut first, &members, &[0.1, 0.2], 2);
         let at = Position { epoch: 1, step: 1, steps: 2, loss: 0.1 + 0.2, ..Position::default() };
-        let bytes = checkpoint::write("run", &at, &first).unwrap();
+        let bytes = checkpoint::write("run", &at, &first, None, None).unwrap();
         let (position, contents) = checkpoint::read("run", &bytes).unwrap();
         assert_eq!(position, at);
         let mut second = ensemble(&[member(1), member(2)], rule);
@@ -122,7 +122,7 @@ fn a_run_continued_from_a_checkpoint_ends_in_the_same_bits() {
 #[test]
 fn a_checkpoint_of_another_run_is_refused() {
     let at = Position::default();
-    let bytes = checkpoint::write("run", &at, &ensemble(&[member(1)], Rule::Sgd)).unwrap();
+    let bytes = checkpoint::write("run", &at, &ensemble(&[member(1)], Rule::Sgd), None, None).unwrap();
     assert!(matches!(checkpoint::read("other run", &bytes), Err(CheckpointError::Foreign)));
     let (position, contents) = checkpoint::read("run", &bytes).unwrap();
     let mut two = ensemble(&[member(1), member(2)], Rule::Sgd);

@@ -95,9 +95,14 @@ impl Inputs {
 
     /// All batches of at most [`CHUNK`] images, in the order of the split.
     pub(super) fn in_order(&self) -> impl Iterator<Item = (Tensor, Tensor)> + '_ {
+        self.batches(CHUNK)
+    }
+
+    /// All batches of at most `size` images, in the order of the split.
+    pub(super) fn batches(&self, size: i64) -> impl Iterator<Item = (Tensor, Tensor)> + '_ {
         let n = self.len();
-        (0..n).step_by(CHUNK as usize).map(move |at| {
-            self.batch(&Tensor::arange_start(at, n.min(at + CHUNK), (Kind::Int64, Device::Cpu)))
+        (0..n).step_by(size as usize).map(move |at| {
+            self.batch(&Tensor::arange_start(at, n.min(at + size), (Kind::Int64, Device::Cpu)))
         })
     }
 }

@@ -10,6 +10,8 @@ mod inputs;
 mod metrics;
 mod optim;
 mod predict;
+mod prune;
+mod rewind;
 mod run;
 mod schedule;
 mod serve;

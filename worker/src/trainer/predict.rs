@@ -4,12 +4,12 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use super::ensemble::{Ensemble, Setup};
+use super::ensemble::Ensemble;
 use super::error::{TrialError, chain};
 use super::inputs::{CHUNK, Frozen};
 use super::optim::{Member, Rule};
 use super::session::Session;
-use super::trial::check;
+use super::trial::{check, setup};
 use super::tuned::{Tuned, TunedError};
 use crate::data;
 use crate::protocol::FailureClass;
@@ -74,16 +74,9 @@ fn prepare(tuned: &Tuned, session: &mut Session) -> Result<(Ensemble, Frozen), T
         }));
     }
     check(recipe, &backbone)?;
-    let setup = Setup {
-        method: &recipe.method,
-        head: recipe.head_init,
-        classes: tuned.classes().map_err(TrialError::invalid)?,
-        image_size: i64::from(recipe.image_size),
-        rule: Rule::Sgd,
-        members: &[Member { seed: tuned.seed, wd: 0.0, wd_head: 0.0, momentum: 0.0 }],
-        kept: None,
-    };
-    let ensemble = Ensemble::new(&backbone, &setup);
+    let members = [Member { seed: tuned.seed, wd: 0.0, wd_head: 0.0, momentum: 0.0 }];
+    let (classes, kept) = (tuned.classes().map_err(TrialError::invalid)?, tuned.kept());
+    let ensemble = Ensemble::new(&backbone, &setup(recipe, classes, Rule::Sgd, &members, kept.as_ref()));
     tuned.give_to(&ensemble).map_err(TrialError::invalid)?;
     let frozen = Frozen {
         backbone,

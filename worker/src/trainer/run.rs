@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use sweeps::recipe::Recipe;
+use sweeps::recipe::{Pruning, Recipe, RewindLr};
 use tch::{Device, Kind, Tensor};
 
 use super::attendant::Attendant;
@@ -38,17 +38,40 @@ pub enum Outcome {
 }
 
 /// A part of a trial. A trial is a list of them over one state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     /// Epochs of training, each followed by a pass over the eval split.
-    Train { epochs: u32 },
+    Train { epochs: u32, schedule: Span },
+    /// Scores the prompts, takes some out, and goes back.
+    Prune(Pruning),
     /// One pass over the test split.
     Test,
 }
 
+/// The part of a learning-rate schedule that a phase runs through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    /// Its first epoch.
+    from: u32,
+    /// Epochs of the whole schedule.
+    of: u32,
+}
+
 fn phases(recipe: &Recipe) -> Vec<Phase> {
-    let test = recipe.split.test.as_ref().map(|_| Phase::Test);
-    std::iter::once(Phase::Train { epochs: recipe.epochs }).chain(test).collect()
+    let whole = Span { from: 0, of: recipe.epochs };
+    let mut phases = match recipe.pruning {
+        None => vec![Phase::Train { epochs: recipe.epochs, schedule: whole }],
+        Some(how) => {
+            let schedule = match how.lr {
+                RewindLr::Restart => Span { from: 0, of: how.epochs },
+                RewindLr::Continue => Span { from: how.base(), ..whole },
+            };
+            let again = Phase::Train { epochs: how.epochs, schedule };
+            vec![Phase::Train { epochs: how.prune_at, schedule: whole }, Phase::Prune(how), again]
+        }
+    };
+    phases.extend(recipe.split.test.as_ref().map(|_| Phase::Test));
+    phases
 }
 
 /// Whether a phase has come to its end.
@@ -63,7 +86,7 @@ enum Flow {
 /// run is cut, what it ends with is the same to the bit.
 ///
 /// Metrics: `train/loss`; `val/…` of the last epoch and `test/…` once at the end, each `top1`, `top5`, `per_class` in
-/// percent and `loss`; `images_per_second` of training; `seconds/wall` and `seconds/cpu` or `seconds/gpu`, of all
+/// percent and `loss`; of trials that prune those of [`Trial::prune`]; `images_per_second` of training; `seconds/wall` and `seconds/cpu` or `seconds/gpu`, of all
 /// attempts together; `memory/peak_mib` of the process; `params/trainable` and `params/percent` (of backbone + tuned).
 pub fn run(
     job: &Job,
@@ -123,7 +146,8 @@ impl Run<'_, '_> {
         let phases = phases(&self.trial.job.recipe);
         while let Some(phase) = phases.get(self.trial.at.phase) {
             let flow = match *phase {
-                Phase::Train { epochs } => self.train(epochs)?,
+                Phase::Train { epochs, schedule } => self.train(epochs, schedule)?,
+                Phase::Prune(how) => self.prune(&how)?,
                 Phase::Test => self.test()?,
             };
             if flow == Flow::Left {
@@ -135,22 +159,23 @@ impl Run<'_, '_> {
         Ok(Flow::Done)
     }
 
-    fn train(&mut self, epochs: u32) -> Result<Flow, TrialError> {
+    fn train(&mut self, epochs: u32, schedule: Span) -> Result<Flow, TrialError> {
         let (mut images, clock, mut evaluating) = (0, Instant::now(), 0.0);
         while self.trial.at.epoch < epochs {
             let epoch = self.trial.at.epoch;
-            let Some(seen) = self.train_epoch(epochs) else { return Ok(Flow::Left) };
+            let Some(seen) = self.train_epoch(schedule) else { return Ok(Flow::Left) };
             images += seen;
             let seconds = clock.elapsed().as_secs_f64() - evaluating;
             let loss = self.trial.at.loss / self.trial.train.len() as f64;
-            check_finite("training", loss, epoch + 1)?;
+            let count = self.trial.at.epochs.len() as u32 + 1;
+            check_finite("training", loss, count)?;
             let begun = Instant::now();
             let Some(mut metrics) = self.trial.score(&self.trial.eval, "val", self.attendant) else {
                 self.checkpoint();
                 return Ok(Flow::Left);
             };
             evaluating += begun.elapsed().as_secs_f64();
-            check_finite("validation", metrics["val/loss"], epoch + 1)?;
+            check_finite("validation", metrics["val/loss"], count)?;
             metrics.insert("train/loss".to_owned(), loss);
             if images > 0 {
                 metrics.insert("images_per_second".to_owned(), images as f64 / seconds);
@@ -160,13 +185,27 @@ impl Run<'_, '_> {
             at.epochs.push(metrics.clone());
             self.attendant.epoch(at.epochs.len() as u32, &metrics);
             at.metrics.extend(metrics);
+            self.trial.remember();
         }
         Ok(Flow::Done)
     }
 
+    fn prune(&mut self, how: &Pruning) -> Result<Flow, TrialError> {
+        match self.trial.prune(how, self.attendant)? {
+            Some(metrics) => {
+                self.trial.at.metrics.extend(metrics);
+                Ok(Flow::Done)
+            }
+            None => {
+                self.checkpoint();
+                Ok(Flow::Left)
+            }
+        }
+    }
+
     /// The steps that are left of a pass over the training images in a random order, and how many images they saw. `None`:
     /// the run is to leave, and a checkpoint is written.
-    fn train_epoch(&mut self, epochs: u32) -> Option<i64> {
+    fn train_epoch(&mut self, schedule: Span) -> Option<i64> {
         let recipe = &self.trial.job.recipe;
         let (n, batch) = (self.trial.train.len(), i64::from(recipe.batch_size));
         let steps = n.unsigned_abs().div_ceil(batch.unsigned_abs());
@@ -184,7 +223,9 @@ impl Run<'_, '_> {
                     return None;
                 }
             }
-            let moment = Moment { epoch: self.trial.at.epoch, step: self.trial.at.step, steps, epochs };
+            let at = &self.trial.at;
+            let moment =
+                Moment { epoch: schedule.from + at.epoch, step: at.step, steps, epochs: schedule.of };
             total += self.trial.step(index, learning_rate(recipe.schedule, recipe.lr, moment));
             self.trial.at.step += 1;
             seen += index.size()[0];
@@ -212,7 +253,8 @@ impl Run<'_, '_> {
         let mut at = self.trial.at.clone();
         at.steps = self.trial.ensemble.optimizer().steps();
         at.spent = self.spent();
-        match checkpoint::write(&self.trial.fingerprint, &at, &self.trial.ensemble) {
+        let Trial { fingerprint, ensemble, pruned, snapshot, .. } = &self.trial;
+        match checkpoint::write(fingerprint, &at, ensemble, pruned.as_ref(), snapshot.as_ref()) {
             Ok(bytes) => self.attendant.checkpoint(bytes, at.epochs.len() as u32),
             Err(error) => self.attendant.note(&format!("no checkpoint: {}", chain(&error))),
         }
@@ -232,7 +274,8 @@ impl Run<'_, '_> {
         metrics.extend(self.spent());
         metrics.extend(self.trial.at.metrics.clone());
         metrics.extend(usage::peak_memory());
-        Tuned::of(self.trial.job, &self.trial.frozen.sha256, &self.trial.ensemble, &metrics)
+        let Trial { job, frozen, ensemble, pruned, .. } = &self.trial;
+        Tuned::of(job, &frozen.sha256, ensemble, pruned.as_ref(), &metrics)
     }
 }
 

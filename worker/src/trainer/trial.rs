@@ -10,9 +10,12 @@ use super::error::TrialError;
 use super::inputs::{Frozen, Inputs};
 use super::metrics::Scores;
 use super::optim::{Member, Rule};
+use super::prune::Pruned;
+use super::rewind::Values;
 use super::run::{Job, Metrics};
 use super::session::Session;
 use crate::backbone::Backbone;
+use crate::tuning::Kept;
 
 pub(super) struct Trial<'a> {
     pub job: &'a Job,
@@ -23,6 +26,10 @@ pub(super) struct Trial<'a> {
     pub at: Position,
     /// What its checkpoints are told apart by.
     pub fingerprint: String,
+    /// What was taken out of the prompts, once it was.
+    pub pruned: Option<Pruned>,
+    /// Values to go back to, once they were there.
+    pub snapshot: Option<Values>,
     classes: i64,
 }
 
@@ -34,16 +41,9 @@ impl<'a> Trial<'a> {
         let task = session.task(&recipe.task)?;
         let classes = i64::from(task.info.classes);
 
-        let (rule, member) = optimiser(job);
-        let setup = Setup {
-            method: &recipe.method,
-            head: recipe.head_init,
-            classes,
-            image_size: i64::from(recipe.image_size),
-            rule,
-            members: &[member],
-            kept: None,
-        };
+        let (rule, member) = optimiser(recipe, job.seed);
+        let members = [member];
+        let setup = setup(recipe, classes, rule, &members, None);
         let ensemble = Ensemble::new(&backbone, &setup);
         let frozen = Frozen {
             backbone,
@@ -58,12 +58,25 @@ impl<'a> Trial<'a> {
         ensemble.prepare(&frozen.backbone, &setup, train.len(), &images);
         let eval = session.inputs(recipe, &task, &recipe.split.eval, &frozen)?;
         let fingerprint = checkpoint::fingerprint(job, &frozen.identity, &train.split.sha256);
-        Ok(Trial { job, frozen, train, eval, ensemble, at: Position::default(), fingerprint, classes })
+        let at = Position::default();
+        let (pruned, snapshot) = (None, None);
+        Ok(Trial { job, frozen, train, eval, ensemble, at, fingerprint, pruned, snapshot, classes })
+    }
+
+    /// A new ensemble for the recipe, with what pruning has left of its prompts.
+    pub(super) fn build(&self, seed: i64, kept: Option<&Kept>) -> Ensemble {
+        let (rule, member) = optimiser(&self.job.recipe, seed);
+        Ensemble::new(&self.frozen.backbone, &setup(&self.job.recipe, self.classes, rule, &[member], kept))
     }
 
     /// Goes to where a checkpoint was written. After an error the trial is in no state that can be used.
     pub(super) fn restore(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
         let (position, contents) = checkpoint::read(&self.fingerprint, bytes)?;
+        self.pruned = Pruned::read(&contents.tensors);
+        self.snapshot = checkpoint::snapshot(&contents, self.frozen.device);
+        if let (Some(pruned), Some(how)) = (&self.pruned, &self.job.recipe.pruning) {
+            self.ensemble = self.build(self.seed_after(how), Some(&pruned.kept));
+        }
         checkpoint::restore(&mut self.ensemble, &position, &contents)?;
         self.at = position;
         Ok(())
@@ -104,16 +117,26 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// The update rule of a job, and its settings.
-pub(crate) fn optimiser(job: &Job) -> (Rule, Member) {
-    let recipe = &job.recipe;
+/// The update rule of a recipe, and its settings for one member.
+pub(crate) fn optimiser(recipe: &Recipe, seed: i64) -> (Rule, Member) {
     let (rule, momentum) = match recipe.optimizer {
         recipe::Optimizer::Sgd { momentum } => (Rule::Sgd, momentum),
         recipe::Optimizer::AdamW { beta1, beta2, eps } => (Rule::AdamW { beta1, beta2, eps }, 0.0),
         recipe::Optimizer::AdamWVpt { beta1, beta2, eps } => (Rule::AdamWVpt { beta1, beta2, eps }, 0.0),
     };
-    let wd_head = recipe.wd_head.unwrap_or(recipe.wd);
-    (rule, Member { seed: job.seed, wd: recipe.wd, wd_head, momentum })
+    (rule, Member { seed, wd: recipe.wd, wd_head: recipe.wd_head.unwrap_or(recipe.wd), momentum })
+}
+
+/// What an ensemble for the recipe is made from.
+pub(super) fn setup<'a>(
+    recipe: &'a Recipe,
+    classes: i64,
+    rule: Rule,
+    members: &'a [Member],
+    kept: Option<&'a Kept>,
+) -> Setup<'a> {
+    let (method, head, image_size) = (&recipe.method, recipe.head_init, i64::from(recipe.image_size));
+    Setup { method, head, classes, image_size, rule, members, kept }
 }
 
 /// Checks a recipe against the backbone that is there.

@@ -6,8 +6,10 @@ use sweeps::recipe::{Recipe, RecipeError};
 use tch::Tensor;
 
 use super::ensemble::Ensemble;
+use super::prune::{self, Pruned};
 use super::run::{Job, Metrics};
 use crate::artifacts::{Contents, FileError};
+use crate::tuning::Kept;
 
 const FORMAT: &str = "promptsweep artifact 1";
 
@@ -42,14 +44,23 @@ pub enum TunedError {
 
 impl Tuned {
     /// The tensors of the only member of an ensemble.
-    pub fn of(job: &Job, backbone_sha256: &str, ensemble: &Ensemble, metrics: &Metrics) -> Tuned {
+    pub(super) fn of(
+        job: &Job,
+        backbone_sha256: &str,
+        ensemble: &Ensemble,
+        pruned: Option<&Pruned>,
+        metrics: &Metrics,
+    ) -> Tuned {
         let own = |tensor: &Tensor| tensor.get(0).detach().copy();
+        let mut tensors: BTreeMap<String, Tensor> =
+            ensemble.saved().into_iter().map(|param| (param.name, own(&param.value))).collect();
+        tensors.extend(pruned.map(Pruned::tensors).unwrap_or_default());
         Tuned {
             recipe: job.recipe.clone(),
             seed: job.seed,
             backbone_sha256: backbone_sha256.to_owned(),
             metrics: metrics.clone(),
-            tensors: ensemble.saved().into_iter().map(|param| (param.name, own(&param.value))).collect(),
+            tensors,
         }
     }
 
@@ -83,6 +94,11 @@ impl Tuned {
             metrics: serde_json::from_str(&contents.value::<String>("metrics")?)?,
             tensors: contents.tensors,
         })
+    }
+
+    /// What pruning has left of its prompts; `None`: it was not pruned.
+    pub(super) fn kept(&self) -> Option<Kept> {
+        prune::read_kept(&self.tensors)
     }
 
     /// Number of classes of the head.

@@ -84,3 +84,45 @@ fn an_artifact_of_another_backbone_is_refused() {
     assert!(said.contains("is no artifact") && said.contains("no safetensors file"), "{said}");
     assert_eq!(refused.stdout, b"");
 }
+
+#[test]
+fn a_pruned_trial_says_what_it_kept_and_predicts_with_it() {
+    let cluster = Cluster::start(&[]);
+    for method in [
+        r#""method": "e2vpt", "prompt_length": 4, "kv_length": 2, "segments": 8, "segment_ratio": 0.5, "pruning_ratio": 0.5"#,
+        r#""method": "e2vpt", "prompt_length": 4, "kv_length": 2, "fidelity": "code", "pruning_ratio": 0.5"#,
+        r#""method": "vpt_deep", "prompt_length": 3, "pruning_scope": "global", "importance": "taylor", "pruning_ratio": 0.7"#,
+    ] {
+        let file = format!(
+            r#"{{"backbone": "tiny", "task": "test/shades", "image_size": 32, "batch_size": 8, "lr": 0.05, "epochs": 2,
+            "seed": 1, "split": {{"train": "train", "eval": "val", "test": "test"}},
+            "rewind_schedule": {{"epochs": 3}}, {method}}}"#
+        );
+        let path = cluster.train_to(&file, "pruned.safetensors");
+        let output = predict(&["--artifact", &path]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let csv = String::from_utf8(output.stdout).expect("UTF-8");
+        let tuned = worker::trainer::Tuned::decode(&std::fs::read(&path).expect("the artifact"))
+            .expect("an artifact");
+        assert_eq!(accuracy(&csv), tuned.metrics["test/top1"], "{method}");
+        let size = |name: &str| tuned.tensors.get(name).map(tch::Tensor::size).unwrap_or_default();
+        let metric = |name: &str| tuned.metrics[name];
+        if method.contains("code") {
+            // Masked, not taken out.
+            assert_eq!((size("prompt"), size("pruned.tokens")), (vec![4, 4, 128], vec![2]));
+        } else if method.contains("e2vpt") {
+            assert_eq!((size("prompt"), metric("prompts/tokens")), (vec![4, 2, 128], 2.0));
+            assert_eq!((size("importance.piece"), metric("prompts/segments")), (vec![4, 8], 4.0));
+            // 4 blocks of 2 tokens of half of 128, 2 key-value prompts a block, and the head.
+            assert_eq!(metric("params/effective"), f64::from(4 * 2 * 64 + 4 * 2 * 128 + 2 * 129));
+        } else {
+            // 12 tokens in all, 8 of which go, from wherever they matter least.
+            assert_eq!((size("pruned.counts"), size("pruned.tokens")), (vec![4], vec![4]));
+            assert_eq!((size("importance.token"), metric("prompts/tokens")), (vec![4, 3], 1.0));
+        }
+        assert!(
+            tuned.metrics.contains_key("dense/top1") && tuned.metrics.contains_key("pruned/loss"),
+            "{method}"
+        );
+    }
+}

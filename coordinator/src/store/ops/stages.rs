@@ -211,7 +211,7 @@ async fn insert<T: Tx>(
             hash: &child.hash,
             settings_json,
             recipe_json,
-            epochs: child.recipe.epochs,
+            epochs: child.recipe.epochs_in_all(),
             lr: child.recipe.lr,
             is_lr_scaled: i64::from(child.is_lr_scaled),
             parent: Some(chosen.row.number),
