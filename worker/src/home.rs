@@ -1,7 +1,7 @@
 //! The worker's home: the folder that holds its backbones and data sets, and what their descriptions say.
 //!
 //! ```text
-//! HOME/backbones/NAME.safetensors   weights under timm names
+//! HOME/backbones/NAME.safetensors   weights under the names of its family
 //! HOME/backbones/NAME.json          a Sidecar
 //! HOME/datasets/NAME/task.json      a TaskInfo; NAME may hold one slash
 //! HOME/datasets/NAME/SPLIT.txt      label lines

@@ -13,7 +13,7 @@ pub struct Arch {
     pub patch_size: u32,
     /// Width of a token in the first stage; it doubles with each stage.
     pub dim: u32,
-    /// Side of a window in tokens.
+    /// Side of a window in tokens; see [`Arch::window_in`].
     pub window: u32,
     pub stages: Vec<Stage>,
     pub layer_norm_eps: f64,
@@ -57,9 +57,10 @@ impl Arch {
                 return Err(ArchError::Heads { heads: stage.heads, dim });
             }
         }
-        let unit = u64::from(patch_size) * (u64::from(self.window) << (stages - 1));
-        if !u64::from(image_size).is_multiple_of(unit) {
-            return Err(ArchError::Windows { image_size, unit });
+        let merged = u64::from(patch_size) << (stages - 1);
+        let tiles = |s: usize| self.side(s) % self.window_in(s) == 0;
+        if !u64::from(image_size).is_multiple_of(merged) || !(0..self.stages.len()).all(tiles) {
+            return Err(ArchError::Windows { image_size, unit: merged * u64::from(self.window) });
         }
         if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps > 0.0) {
             return Err(ArchError::Eps);
@@ -91,6 +92,11 @@ impl Arch {
     /// Side of a stage's grid of tokens.
     pub fn side(&self, stage: usize) -> i64 {
         i64::from(self.image_size / self.patch_size) >> stage
+    }
+
+    /// Side of a stage's windows: where the grid is no larger than a window, it is the one window.
+    pub fn window_in(&self, stage: usize) -> i64 {
+        i64::from(self.window).min(self.side(stage))
     }
 
     /// The stage of a block, and the block's index within it.
@@ -128,7 +134,6 @@ impl Arch {
     /// Every tensor under its official name, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<TensorShape> {
         let (d, p) = (self.dim as usize, self.patch_size as usize);
-        let offsets = (2 * self.window as usize - 1).pow(2);
         let mut all = Vec::new();
         let mut add = |name: String, shape: &[usize]| all.push(TensorShape { name, shape: shape.to_vec() });
         add("patch_embed.proj.weight".into(), &[d, 3, p, p]);
@@ -137,6 +142,7 @@ impl Arch {
         }
         for (s, stage) in self.stages.iter().enumerate() {
             let (c, m) = (d << s, stage.mlp_dim as usize);
+            let offsets = (2 * self.window_in(s) as usize - 1).pow(2);
             for j in 0..stage.depth {
                 let block = format!("layers.{s}.blocks.{j}");
                 for (layer, shape) in [

@@ -60,7 +60,7 @@ impl Swin {
     pub fn new(arch: Arch, weights: Weights) -> Swin {
         let (kind, device) = weights.options();
         let windows = (0..arch.stages.len())
-            .map(|s| Windows::new(arch.side(s), i64::from(arch.window), kind, device))
+            .map(|s| Windows::new(arch.side(s), arch.window_in(s), kind, device))
             .collect();
         Swin::build(arch, weights, Rc::new(windows))
     }

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::window::Windows;
 use super::*;
 use crate::backbone::{self, ArchError, tiny};
-use crate::tuning::{Param, Step, Tuning, build, seeded};
+use crate::tuning::{Linear, Param, Step, Tuning, build, seeded};
 
 fn published(dim: u32, depths: [u32; 4], heads: [u32; 4]) -> Arch {
     let stage = |s: usize| Stage { depth: depths[s], heads: heads[s], mlp_dim: 4 * (dim << s) };
@@ -56,7 +56,6 @@ fn numbers_that_do_not_fit_are_named() {
     assert_eq!(other(|a| a.stages.clear()), Err(ArchError::Zero("stages")));
     assert_eq!(other(|a| a.stages[2].heads = 7), Err(ArchError::Heads { heads: 7, dim: 512 }));
     assert_eq!(other(|a| a.image_size = 256), Err(ArchError::Windows { image_size: 256, unit: 224 }));
-    assert!(other(|a| a.window = u32::MAX).is_err());
     assert!(other(|a| a.stages.extend(a.stages.clone().into_iter().cycle().take(60))).is_err());
     assert_eq!(swin_b().check_image_size(384), Err(ArchError::OneSize { size: 384, only: 224 }));
 }
@@ -195,6 +194,19 @@ fn members_are_apart_in_both_orders() {
         let together = run(&swin, &Ordered { prompts: both, order }, &images, 2);
         assert!(off(&together, &Tensor::cat(&alone, 0)) < 1e-12, "{order:?}");
     }
+}
+
+#[test]
+fn a_grid_smaller_than_a_window_is_the_window() {
+    let stage = Stage { depth: 2, heads: 1, mlp_dim: 8 };
+    let arch =
+        Arch { image_size: 16, window: 4, stages: vec![stage.clone(), stage.clone(), stage], ..tiny::swin() };
+    assert_eq!(arch.check(), Ok(()));
+    assert_eq!((0..3).map(|s| arch.window_in(s)).collect::<Vec<_>>(), [4, 4, 2]);
+    let swin = tiny::backbone(arch, Kind::Double);
+    let (images, _) = tiny::batch(16, 2, 2, Kind::Double);
+    let x = swin.blocks(swin.embed(&images), 0..6, &Linear::new(swin.arch()), Step::evaluation(1));
+    assert_eq!(x.size(), [2, 4, 24]);
 }
 
 proptest! {

@@ -171,8 +171,16 @@ mod tests {
     }
 
     #[test]
-    fn vit_b16_has_its_published_number_of_parameters() {
-        assert_eq!(crate::backbone::Arch::from(vit_b16()).parameters(), 85_798_656);
+    fn published_sizes() {
+        let parameters = |dim: u32, depth: u32, heads: u32, patch_size: u32| {
+            let arch = Arch { dim, depth, heads, patch_size, mlp_dim: 4 * dim, ..vit_b16() };
+            crate::backbone::Arch::from(arch).parameters()
+        };
+        assert_eq!(parameters(768, 12, 12, 16), 85_798_656);
+        // As published, with a head for 1,000 classes: ViT-S/16, -L/16, -H/14.
+        assert_eq!(parameters(384, 12, 6, 16) + 1000 * 385, 22_050_664);
+        assert_eq!(parameters(1024, 24, 16, 16) + 1000 * 1025, 304_326_632);
+        assert_eq!(parameters(1280, 32, 16, 14) + 1000 * 1281, 632_045_800);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sweeps::recipe::{HeadInit, Method, Vpt};
 use tch::{Device, Kind, Tensor};
 use worker::backbone::{Arch, Backbone, Weights};
-use worker::convnet::resnet;
+use worker::convnet::{convnext, resnet};
 use worker::swin;
 use worker::trainer::{Ensemble, Member, Rule, Setup, cross_entropy};
 use worker::tuning::{self, Decay, Entry, Kept, Linear, Noise, Param, Side, Step};
@@ -76,7 +76,7 @@ impl Case {
 
     /// The section of the backbone's family.
     fn family(&self) -> (&'static str, &Value) {
-        let families = ["vit", "swin", "resnet"];
+        let families = ["vit", "swin", "resnet", "convnext"];
         let family = families.into_iter().find(|family| self.json[family].is_object()).unwrap_or("vit");
         (family, &self.json[family])
     }
@@ -115,6 +115,14 @@ impl Case {
                     stem: widths.first().copied().unwrap_or(0),
                     stages: stages.map(|(&depth, &width)| resnet::Stage { depth, width }).collect(),
                     batch_norm_eps: eps("bn_eps"),
+                })
+            }
+            "convnext" => {
+                let (dims, depths) = (list("dims"), list("depths"));
+                let stages = depths.iter().zip(&dims);
+                Arch::Convnext(convnext::Arch {
+                    stages: stages.map(|(&depth, &dim)| convnext::Stage { depth, dim }).collect(),
+                    layer_norm_eps: shape["layer_norm_eps"].as_f64().unwrap_or(1e-6),
                 })
             }
             _ => Arch::Vit(self.arch()?),
@@ -225,7 +233,10 @@ impl<'a> Run<'a> {
             Entry::Block(first) => {
                 let x = self.backbone.embed(&images);
                 let plain = Linear::new(self.backbone.arch());
-                self.backbone.blocks(x, 0..first, &plain, Step::evaluation(1)).repeat([members, 1, 1])
+                let x = self.backbone.blocks(x, 0..first, &plain, Step::evaluation(1));
+                let mut repeats = vec![1; x.dim()];
+                repeats[0] = members;
+                x.repeat(repeats)
             }
         })
     }

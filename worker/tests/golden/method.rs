@@ -38,7 +38,7 @@ pub(crate) fn method(case: &Case, params: &Tensors) -> Result<Method, String> {
         }
         "sidetune" => Method::Sidetune,
         "vpt" | "vpt_swin" => Method::Vpt(vpt(case, config)?),
-        "vpt_resnet_pad" => {
+        "vpt_resnet_pad" | "vpt_convnext_pad" => {
             let length = number("pad_width").ok_or("case.json: no pad_width")?;
             Method::Vpt(Vpt { location: Location::Pad, init: PixelInit::Imagenet, ..Vpt::shallow(length) })
         }
