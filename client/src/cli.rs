@@ -55,6 +55,8 @@ pub(crate) enum Format {
 pub(crate) enum Verb {
     /// Check a sweep file; needs no coordinator
     Validate(FileArgs),
+    /// Show which method can tune which family of backbones; needs no coordinator
+    Methods,
     /// Count what a sweep file would run, and which workers could
     Plan(PlanArgs),
     /// Queue the trials of a sweep file and print the sweep's id

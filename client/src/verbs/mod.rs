@@ -7,6 +7,7 @@ mod export;
 mod file;
 mod import;
 mod importance;
+mod methods;
 mod plan;
 mod plot;
 mod results;
@@ -29,6 +30,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
     check_format(&verb, format)?;
     match verb {
         Verb::Validate(args) => file::validate(&args, format)?,
+        Verb::Methods => methods::matrix(format)?,
         Verb::Plan(args) => plan::plan(&args, &global).await?,
         Verb::Submit(args) => return file::submit(args, &global).await,
         Verb::List(args) => sweeps::list(open(&global).await?, args.limit, format).await?,

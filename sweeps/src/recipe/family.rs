@@ -62,6 +62,20 @@ impl Family {
     }
 }
 
+impl Family {
+    /// Whether `method` can tune the family, and at which locations of prompts, if it has the choice.
+    #[must_use]
+    pub fn capability(self, method: &str) -> Option<Vec<&'static str>> {
+        let places = self.locations().iter().filter(|place| match method {
+            "vpt_shallow" => true,
+            "vpt_deep" => place.has_deep_form(),
+            _ => false,
+        });
+        let names = places.map(|place| names::name_of(names::LOCATION, place));
+        self.methods().contains(&method).then(|| names.collect())
+    }
+}
+
 /// The family that a backbone's name tells, if it does: `swin_b`, `imagenet_resnet50`, `convnext-base`, `vit_b16_in21k`.
 #[must_use]
 pub fn known_family(backbone: &str) -> Option<Family> {
@@ -189,6 +203,19 @@ mod tests {
         assert!(error("swin_b", r#", "location": "pad""#).unwrap_err().contains("use `prepend`"));
         assert!(error("swin_b", r#", "pooling": "image""#).unwrap_err().contains("only be set for a ViT"));
         assert_eq!(error("swin_b", r#", "also_train": "bias""#), Ok(()));
+    }
+
+    #[test]
+    fn locations_are_there_for_the_methods_that_have_the_choice() {
+        for family in Family::ALL {
+            for method in METHODS {
+                let has_choice = family.capability(method).is_some_and(|places| !places.is_empty());
+                let is_vpt = method.starts_with("vpt_") && family.methods().contains(method);
+                assert_eq!(has_choice, is_vpt, "{method} on {}", family.name());
+            }
+        }
+        assert_eq!(Family::Vit.capability("vpt_deep").unwrap(), ["prepend", "add", "add_1"]);
+        assert_eq!(Family::Resnet.capability("vpt_deep"), None);
     }
 
     #[test]

@@ -219,6 +219,14 @@ pub enum CrossInsertion {
     AfterMlp,
 }
 
+impl Location {
+    /// Whether blocks can have prompts of their own there. Pixels enter before block 0.
+    #[must_use]
+    pub fn has_deep_form(self) -> bool {
+        matches!(self, Location::Prepend | Location::Add | Location::Add1)
+    }
+}
+
 impl Vpt {
     /// Prompts in front of the patches, every other setting at its default.
     #[must_use]

@@ -138,7 +138,7 @@ fn pixel_init(top: &Fields<'_>, location: Location) -> Result<PixelInit, RecipeE
 /// Keys that make no sense at a location are refused, not ignored.
 fn check_location(top: &Fields<'_>, vpt: &Vpt) -> Result<(), RecipeError> {
     let location = names::name_of(names::LOCATION, &vpt.location);
-    let is_pixels = matches!(vpt.location, Location::PrependPixel | Location::Pad | Location::Below);
+    let is_pixels = !vpt.location.has_deep_form();
     let refuse = |key: &str, mend: &str| {
         Err(RecipeError {
             fault: Fault::Key,

@@ -178,4 +178,10 @@ pub trait Tuning: std::fmt::Debug {
 }
 
 #[cfg(test)]
+mod identity_tests;
+#[cfg(test)]
+mod matrix_tests;
+#[cfg(test)]
+mod spt_tests;
+#[cfg(test)]
 mod tests;

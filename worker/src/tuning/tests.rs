@@ -8,11 +8,11 @@ use crate::backbone::tiny;
 
 const SEEDS: &[i64] = &[1];
 
-fn features(method: &Method, change: impl Fn(&[Param])) -> Tensor {
+pub(super) fn features(method: &Method, change: impl Fn(&[Param])) -> Tensor {
     features_for(method, SEEDS, None, change)
 }
 
-fn features_for(
+pub(super) fn features_for(
     method: &Method,
     seeds: &[i64],
     noise: Option<Noise<'_>>,
@@ -25,7 +25,7 @@ fn features_for(
 }
 
 /// Three images through the backbone with a method's hooks, from their pixels on: `[K·3, D]`.
-fn run(vit: &Backbone, built: &Built, members: i64, noise: Option<Noise<'_>>) -> Tensor {
+pub(super) fn run(vit: &Backbone, built: &Built, members: i64, noise: Option<Noise<'_>>) -> Tensor {
     let (images, _) = tiny::batch(12, 3, 2, Kind::Double);
     let tuning = built.tuning.as_ref();
     let step = Step { members, noise, drop_path: tuning.drop_path() };
@@ -39,17 +39,17 @@ fn run(vit: &Backbone, built: &Built, members: i64, noise: Option<Noise<'_>>) ->
     tuning.feature(tuning.pool(&vit, &x), Some(&images), step)
 }
 
-fn set(params: &[Param], name: &str, value: f64) {
+pub(super) fn set(params: &[Param], name: &str, value: f64) {
     let param = params.iter().find(|p| p.name == name).unwrap();
     let _ = tch::no_grad(|| param.value.shallow_clone().fill_(value));
 }
 
-fn deep(prompt_length: u32, insertion_depth: u32, prompted_blocks: Option<u32>) -> Method {
+pub(super) fn deep(prompt_length: u32, insertion_depth: u32, prompted_blocks: Option<u32>) -> Method {
     let deep = Some(Deep { prompted_blocks, ..Deep::default() });
     Method::Vpt(Vpt { insertion_depth, deep, ..Vpt::shallow(prompt_length) })
 }
 
-fn shallow(prompt_length: u32, insertion_depth: u32) -> Method {
+pub(super) fn shallow(prompt_length: u32, insertion_depth: u32) -> Method {
     Method::Vpt(Vpt { insertion_depth, ..Vpt::shallow(prompt_length) })
 }
 
@@ -62,12 +62,12 @@ fn gated(prompt_length: u32, insertion_depth: u32, temperature: bool) -> Method 
     Method::Gated { prompt_length, insertion_depth, prompt_dropout: 0.0, gate_init: 5.0, temperature }
 }
 
-fn assert_close(a: &Tensor, b: &Tensor) {
+pub(super) fn assert_close(a: &Tensor, b: &Tensor) {
     let off = (a - b).abs().max().double_value(&[]);
     assert!(off < 1e-12, "off by {off}");
 }
 
-fn assert_differ(a: &Tensor, b: &Tensor) {
+pub(super) fn assert_differ(a: &Tensor, b: &Tensor) {
     assert!((a - b).abs().max().double_value(&[]) > 1e-4);
 }
 
