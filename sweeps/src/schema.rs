@@ -64,6 +64,18 @@ pub fn sweep_file() -> Value {
             &["rule"],
         )),
         "allow_test_selection": {"type": "boolean"},
+        "early_stop": or_null(required(
+            object(json!({
+                "rule": {"enum": ["median", "asha", "hyperband"]},
+                "resource": {"const": "epoch"},
+                "min": integer(1, 100_000),
+                "eta": integer(2, 1_000),
+                "min_trials": integer(1, 1_000_000),
+                "scope": list(json!({"type": "string"})),
+                "never_stop": list(parameters(|_| json!(true))),
+            })),
+            &["rule"],
+        )),
         "limits": object(json!({
             "max_running": or_null(integer(1, 1_000_000)),
             "trial_timeout": or_null(duration()),
@@ -92,7 +104,7 @@ pub fn sweep_file() -> Value {
     required(schema, &["version", "name"])
 }
 
-const SAMPLERS: &[&str] = &["grid", "random"];
+const SAMPLERS: &[&str] = &["grid", "random", "sobol"];
 
 fn stage() -> Value {
     let split = |test: Value| json!({"train": name(), "eval": name(), "test": test});

@@ -98,6 +98,10 @@ pub enum Sampler {
     Random {
         configurations: u32,
     },
+    /// This many configurations, spread evenly by a scrambled Sobol sequence.
+    Sobol {
+        configurations: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

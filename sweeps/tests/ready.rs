@@ -48,6 +48,8 @@ fn protocols_have_the_published_counts() {
         ("vtab_gated_moco.yaml", vec![19]),
         ("vtab_gated_mae_grid.yaml", vec![19 * 7 * 4 * 4, 95]),
         ("vtab_gated_moco_grid.yaml", vec![19 * 7 * 4 * 4, 95]),
+        ("vtab_e2vpt.yaml", vec![19 * 40, 95]),
+        ("vtab_spt.yaml", vec![19 * 15, 95]),
         ("vtab_prompts.yaml", vec![2_128]),
     ] {
         let plan = read(name).plan();

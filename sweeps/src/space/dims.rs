@@ -119,6 +119,29 @@ impl Block {
         point
     }
 
+    /// Settings at a share of the way through every dimension, from 0 up to but not including 1.
+    pub(crate) fn at(&self, share: impl Fn(&Arc<Dim>) -> f64) -> Settings {
+        let mut point = Settings::new();
+        for dim in &self.dims {
+            let share = share(dim);
+            match (&dim.choices, dim.len()) {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    clippy::cast_precision_loss,
+                    reason = "a share of a length that is far below 2^53"
+                )]
+                (_, Some(len)) => dim.insert((share * len as f64) as u64, &mut point),
+                (Choices::Range(range), None) => {
+                    let value = range.drawn(share);
+                    point.extend(dim.keys.iter().map(|(key, _)| (key.clone(), value.clone())));
+                }
+                (Choices::Rows(_), None) => {}
+            }
+        }
+        point
+    }
+
     /// Whether the learning rate of this block's configurations is scaled.
     pub(crate) fn is_lr_scaled(&self) -> bool {
         self.dims.iter().any(|dim| dim.is_scaled)
@@ -189,7 +212,10 @@ impl Range {
 
     /// A draw: uniform, or uniform in the logarithm. Integers are equally likely each (linear).
     fn sample(&self, rng: &mut impl Rng) -> Value {
-        let share: f64 = rng.random();
+        self.drawn(rng.random())
+    }
+
+    fn drawn(&self, share: f64) -> Value {
         if self.is_int && !self.is_log {
             let span = self.max - self.min + 1.0;
             return self.typed((self.min + (share * span).floor()).min(self.max));

@@ -2,17 +2,21 @@
 //! duplicates and exclusions taken out.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
-use super::{Block, Facts, Layer, Place, Point, Space};
+use super::{Block, Dim, Facts, Layer, Place, Point, Space};
 use crate::recipe::{Fault, RecipeError, Source};
 use crate::spec::{MAX_COMPARISONS, MAX_TRIALS, Problems, Sampler, Search};
 use crate::value::Settings;
 
 /// Draws per wanted configuration after which a random sampler gives up looking for new ones.
 const MAX_DRAWS: u64 = 100;
+/// Of the sequence that is compiled in.
+const SOBOL_DIMENSIONS: u32 = sobol_burley::NUM_DIMENSIONS;
+const SOBOL_POINTS: u32 = 1 << 16;
 
 /// Fills `space.points`, or notes why it cannot.
 pub(crate) fn expand(space: &mut Space, search: Search, seeds: u64, problems: &mut Problems<'_>) {
@@ -20,9 +24,27 @@ pub(crate) fn expand(space: &mut Space, search: Search, seeds: u64, problems: &m
         return;
     }
     let mut expansion = Expansion::new(space);
+    let blocks = &expansion.space.blocks;
     match search.sampler {
         Sampler::Grid => expansion.grid(problems),
-        Sampler::Random { configurations } => expansion.draw(configurations, search.seed, problems),
+        Sampler::Random { configurations } => {
+            let mut rng = ChaCha12Rng::seed_from_u64(search.seed);
+            let count = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
+            let draws = (0..u64::from(configurations) * MAX_DRAWS).map(move |_| {
+                let number = rng.random_range(0..count);
+                (number, blocks[number as usize].draw(&mut rng))
+            });
+            expansion.draw(configurations, draws, problems);
+        }
+        Sampler::Sobol { configurations } => match sobol(expansion.space, search.seed) {
+            Some(draws) => expansion.draw(configurations, draws, problems),
+            None => {
+                let message = format!(
+                    "a Sobol sequence has {SOBOL_DIMENSIONS} dimensions, and this space has more axes: use `random`"
+                );
+                problems.error(expansion.space.place().at, "search.sampler", message);
+            }
+        },
     }
     expansion.include(problems);
     expansion.remark(search.sampler == Sampler::Grid, problems);
@@ -42,7 +64,7 @@ fn check_size(space: &Space, search: Search, seeds: u64, problems: &mut Problems
             .iter()
             .try_fold(0_u64, |sum, block| sum.checked_add(block.len()?))
             .unwrap_or(u64::MAX),
-        Sampler::Random { configurations } => u64::from(configurations),
+        Sampler::Random { configurations } | Sampler::Sobol { configurations } => u64::from(configurations),
     };
     let trials = configurations.saturating_add(space.include.len() as u64).saturating_mul(seeds);
     let place = space.place();
@@ -76,6 +98,30 @@ impl Space {
     fn place(&self) -> &Place {
         self.blocks.first().map_or(&self.base.place, |block| &block.place)
     }
+}
+
+/// Blocks and points by an Owen-scrambled Sobol sequence: its first dimension chooses the block, each further one is an
+/// axis or a zip, which blocks that share it share too. `None`: there are more of them than the sequence has dimensions.
+fn sobol(space: &Space, seed: u64) -> Option<impl Iterator<Item = (u32, Settings)> + '_> {
+    let mut dims: Vec<*const Dim> = Vec::new();
+    for dim in space.blocks.iter().flat_map(|block| &block.dims).map(Arc::as_ptr) {
+        if !dims.contains(&dim) {
+            dims.push(dim);
+        }
+        if dims.len() >= SOBOL_DIMENSIONS as usize {
+            return None;
+        }
+    }
+    // Both halves of the seed count.
+    let seed = (seed ^ (seed >> 32)) as u32;
+    let blocks = space.blocks.len();
+    Some((0..SOBOL_POINTS).map(move |index| {
+        let share = |dimension: u32| f64::from(sobol_burley::sample(index, dimension, seed));
+        let number = (share(0) * blocks as f64) as usize;
+        let dimension =
+            |dim: &Arc<Dim>| dims.iter().position(|known| *known == Arc::as_ptr(dim)).unwrap_or(0) as u32;
+        (number as u32, space.blocks[number].at(|dim| share(1 + dimension(dim))))
+    }))
 }
 
 struct Expansion<'s> {
@@ -130,19 +176,21 @@ impl<'s> Expansion<'s> {
         }
     }
 
-    /// Draws blocks with equal chance, then each of the block's dimensions.
-    fn draw(&mut self, wanted: u32, seed: u64, problems: &mut Problems<'_>) {
-        let blocks = &self.space.blocks;
-        if blocks.is_empty() {
+    /// Takes so many different configurations from what is drawn: numbers of blocks, and points of these.
+    fn draw(
+        &mut self,
+        wanted: u32,
+        draws: impl Iterator<Item = (u32, Settings)>,
+        problems: &mut Problems<'_>,
+    ) {
+        if self.space.blocks.is_empty() {
             return;
         }
-        let mut rng = ChaCha12Rng::seed_from_u64(seed);
-        let mut draws_left = u64::from(wanted) * MAX_DRAWS;
-        while self.points.len() < wanted as usize && draws_left > 0 && !problems.is_full() {
-            draws_left -= 1;
-            let number = rng.random_range(0..u32::try_from(blocks.len()).unwrap_or(u32::MAX));
-            let block = &blocks[number as usize];
-            let point = block.draw(&mut rng);
+        for (number, point) in draws {
+            if self.points.len() == wanted as usize || problems.is_full() {
+                break;
+            }
+            let block = &self.space.blocks[number as usize];
             if self.consider(block, &point, problems) == Fate::Kept {
                 self.points.push(Point::Drawn { block: number, settings: Box::new(point) });
             }

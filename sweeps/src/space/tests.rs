@@ -195,6 +195,38 @@ fn random_draws_repeat_with_the_seed_and_never_within_a_sweep() {
 }
 
 #[test]
+fn sobol_spreads_evenly_over_every_axis_and_block() {
+    let text = STUDY
+        .replace("sampler: grid ", "sampler: sobol\n  trials: 96 ")
+        .replace("scale: log, num: 4", "scale: log");
+    let study = spec(&text);
+    let blocks: BTreeMap<_, _> = study.plan().stages[0].blocks.iter().cloned().collect();
+    assert!(blocks.values().all(|count| (28..=36).contains(count)), "{blocks:?}");
+    assert_eq!(column(&study, "lr"), column(&spec(&text), "lr"), "the same file, the same points");
+    assert_ne!(column(&study, "lr"), column(&spec(&text.replace("seed: 7", "seed: 8")), "lr"));
+
+    // The first 2^k points have exactly one in each 2^k-th of every axis.
+    let text = format!(
+        "{}axes: {{wd: {{range: {{min: 0, max: 1}}}}, lr: {{range: {{min: 1e-4, max: 1, scale: log}}}}}}\nsearch: {{sampler: sobol, trials: 16}}\n",
+        BASE.replace(", lr: 1", "")
+    );
+    let spread = spec(&text);
+    let place = |x: f64| (x * 16.0) as usize;
+    let wds: HashSet<usize> = spread.configurations().map(|c| place(c.recipe.wd)).collect();
+    let lrs: HashSet<usize> =
+        spread.configurations().map(|c| place(1.0 + c.recipe.lr.log10() / 4.0)).collect();
+    assert_eq!((wds.len(), lrs.len()), (16, 16));
+
+    let finite =
+        format!("{BASE}axes: {{wd: {{values: [1, 2, 3]}}}}\nsearch: {{sampler: sobol, trials: 4}}\n");
+    assert!(
+        refused(&finite).contains("only 3 different ones were found: lower it to 3"),
+        "{}",
+        refused(&finite)
+    );
+}
+
+#[test]
 fn random_draws_from_every_block() {
     let text = STUDY
         .replace("sampler: grid ", "sampler: random\n  trials: 60 ")

@@ -258,7 +258,7 @@ fn range(field: &Field<'_>, is_grid: bool, problems: &mut Problems<'_>) -> Optio
     } else {
         let points = points(&section, (min, max), is_log, is_int, problems)?;
         if is_grid && points == Points::All {
-            "a grid needs `num` or `step`: only `sampler: random` draws from the whole range".to_owned()
+            "a grid needs `num` or `step`: only `random` and `sobol` draw from the whole range".to_owned()
         } else {
             return Some(Range { min, max, is_log, is_int, points });
         }

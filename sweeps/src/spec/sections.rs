@@ -44,7 +44,9 @@ pub const KEYS: &[&str] = &[
 ];
 /// Keys and samplers of the language that this version does not build.
 const LATER_KEYS: &[&str] = &["reuse"];
-const LATER_SAMPLERS: &[&str] = &["sobol", "tpe"];
+const LATER_SAMPLERS: &[&str] = &["tpe"];
+/// The sequence has 2¹⁶ points.
+const MAX_SOBOL: u32 = 1 << 16;
 
 const MAX_LABELS: usize = 64;
 const MAX_LABEL: usize = 256;
@@ -263,19 +265,24 @@ fn search(top: &Section<'_>, problems: &mut Problems<'_>) -> (Search, bool) {
     };
     let trials = section.get("trials");
     match (sampler, trials) {
-        (Some("random"), Some(trials)) => {
+        (None, _) | (Some("grid"), None) => {}
+        (Some("grid"), Some(trials)) => {
+            trials.error(problems, "is read by `random` and `sobol` only: a grid runs all of its points");
+        }
+        (Some(name), None) => {
+            let message = format!("is required by `sampler: {name}`: the number of configurations to draw");
+            problems.error(section.at, &join(&section.path, "trials"), message);
+        }
+        (Some("sobol"), Some(trials)) => {
+            if let Some(configurations) = trials.u32(1..=MAX_SOBOL, problems) {
+                search.sampler = Sampler::Sobol { configurations };
+            }
+        }
+        (Some(_), Some(trials)) => {
             if let Some(configurations) = trials.u32(1..=1_000_000, problems) {
                 search.sampler = Sampler::Random { configurations };
             }
         }
-        (Some("random"), None) => {
-            let message = "is required by `sampler: random`: the number of configurations to draw";
-            problems.error(section.at, &join(&section.path, "trials"), message);
-        }
-        (Some(_), Some(trials)) => {
-            trials.error(problems, "is read by `sampler: random` only: a grid runs all of its points");
-        }
-        _ => {}
     }
     let orders = [("shuffled", Order::Shuffled), ("as_written", Order::AsWritten)];
     if let Some(order) = section.get("order").and_then(|field| field.choice(&orders, problems)) {
@@ -290,10 +297,13 @@ fn sampler(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<&'static st
     if let Kind::Scalar(Value::String(name)) = &field.node.kind
         && LATER_SAMPLERS.contains(&name.as_str())
     {
-        field.error(problems, format!("`{name}` is not supported by this version: use `grid` or `random`"));
+        field.error(
+            problems,
+            format!("`{name}` is not supported by this version: use `grid`, `random` or `sobol`"),
+        );
         return None;
     }
-    field.choice(&[("grid", "grid"), ("random", "random")], problems)
+    field.choice(&[("grid", "grid"), ("random", "random"), ("sobol", "sobol")], problems)
 }
 
 /// `replicates` of the file or of a stage.
