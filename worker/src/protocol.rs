@@ -18,6 +18,8 @@ pub enum ToTrainer {
         /// The complete recipe, as in `sweep.v1.Assignment.recipe_json`.
         recipe: serde_json::Value,
         seed: i64,
+        /// What the trial starts from, if not from its seed: the artifact of another trial.
+        start: Option<String>,
         /// The latest checkpoint of an earlier attempt.
         from: Option<String>,
         /// A checkpoint is due this often; 0: never.

@@ -351,6 +351,7 @@ pub(super) fn assignment(row: AssignmentRow) -> Result<v1::Assignment, Error> {
         checkpoint: row.checkpoint.unwrap_or_default(),
         checkpoint_every_ms: checkpoints.every_ms.unwrap_or_default(),
         checkpoint_on_drain: checkpoints.on_drain,
+        start: row.start.unwrap_or_default(),
     })
 }
 

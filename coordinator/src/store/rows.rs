@@ -329,6 +329,7 @@ record! {
         timeout_ms: Option<i64>,
         checkpoint_json: String,
         checkpoint: Option<String>,
+        start: Option<String>,
     }
 }
 

@@ -353,6 +353,7 @@ impl Core {
             attempt,
             recipe,
             seed: assignment.seed,
+            start: Some(assignment.start).filter(|url| !url.is_empty()),
             from: Some(assignment.checkpoint).filter(|url| !url.is_empty()),
             checkpoint_every_ms: assignment.checkpoint_every_ms,
         };

@@ -64,6 +64,7 @@ fn send(slot: usize, trial: i64) -> Order {
         attempt: 1,
         recipe,
         seed: 7,
+        start: None,
         from: None,
         checkpoint_every_ms: 0,
     };

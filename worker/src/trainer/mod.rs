@@ -26,7 +26,7 @@ pub use error::TrialError;
 pub use metrics::Scores;
 pub use optim::{Member, Optimizer, Rule};
 pub use predict::{Prediction, predict};
-pub use run::{Job, Metrics, Outcome, run};
+pub use run::{Job, Metrics, Outcome, run, run_from};
 pub use schedule::{Moment, learning_rate};
 pub use serve::{Pipe, serve};
 pub use session::Session;

@@ -10,7 +10,7 @@ use super::inputs::{CHUNK, Frozen};
 use super::optim::{Member, Rule};
 use super::session::Session;
 use super::trial::{check, setup};
-use super::tuned::{Tuned, TunedError};
+use super::tuned::Tuned;
 use crate::data;
 use crate::protocol::FailureClass;
 
@@ -66,13 +66,7 @@ fn one(file: &str, probabilities: &Tensor) -> Prediction {
 fn prepare(tuned: &Tuned, session: &mut Session) -> Result<(Ensemble, Frozen), TrialError> {
     let recipe = &tuned.recipe;
     let (backbone, identity, sha256) = session.backbone(&recipe.backbone)?;
-    if sha256 != tuned.backbone_sha256 {
-        return Err(TrialError::invalid(TunedError::Backbone {
-            backbone: recipe.backbone.clone(),
-            tuned_on: tuned.backbone_sha256.clone(),
-            here: sha256,
-        }));
-    }
+    tuned.check_backbone(&sha256).map_err(TrialError::invalid)?;
     check(recipe, &backbone)?;
     let members = [Member { seed: tuned.seed, wd: 0.0, wd_head: 0.0, momentum: 0.0 }];
     let (classes, kept) = (tuned.classes().map_err(TrialError::invalid)?, tuned.kept());

@@ -13,7 +13,7 @@ use super::error::{TrialError, chain};
 use super::schedule::{Moment, learning_rate};
 use super::session::Session;
 use super::trial::Trial;
-use super::tuned::Tuned;
+use super::tuned::{Tuned, TunedError};
 use super::usage;
 use crate::protocol::FailureClass;
 use crate::tuning::{seeded, stream};
@@ -94,11 +94,22 @@ pub fn run(
     session: &mut Session,
     attendant: &mut dyn Attendant,
 ) -> Result<Outcome, TrialError> {
+    run_from(job, None, from, session, attendant)
+}
+
+/// As [`run`]; instead of at random, training starts from what another trial of the same method has tuned.
+pub fn run_from(
+    job: &Job,
+    start: Option<&Tuned>,
+    from: Option<&[u8]>,
+    session: &mut Session,
+    attendant: &mut dyn Attendant,
+) -> Result<Outcome, TrialError> {
     catch_unwind(AssertUnwindSafe(|| {
         let meter = usage::Meter::start();
-        let mut trial = Trial::prepare(job, session)?;
+        let mut trial = prepare(job, start, session)?;
         if let Some(bytes) = from {
-            trial = resume(trial, bytes, job, session, attendant)?;
+            trial = resume(trial, bytes, (job, start), session, attendant)?;
         }
         for (index, metrics) in (1..).zip(&trial.at.epochs) {
             attendant.epoch(index, metrics);
@@ -112,11 +123,24 @@ pub fn run(
     .unwrap_or_else(|panic| Err(TrialError::from_panic(panic.as_ref())))
 }
 
+fn prepare<'a>(job: &'a Job, start: Option<&Tuned>, session: &mut Session) -> Result<Trial<'a>, TrialError> {
+    let trial = Trial::prepare(job, session)?;
+    if let Some(tuned) = start {
+        let unfit = |error: TunedError| {
+            let message = format!("it cannot start from what the chosen trial tuned: {}", chain(&error));
+            TrialError::new(FailureClass::InvalidConfig, message)
+        };
+        tuned.check_backbone(&trial.frozen.sha256).map_err(unfit)?;
+        tuned.give_to(&trial.ensemble).map_err(unfit)?;
+    }
+    Ok(trial)
+}
+
 /// Brings a trial to its checkpoint. If that cannot be, a fresh one takes its place.
 fn resume<'a>(
     mut trial: Trial<'a>,
     bytes: &[u8],
-    job: &'a Job,
+    (job, start): (&'a Job, Option<&Tuned>),
     session: &mut Session,
     attendant: &mut dyn Attendant,
 ) -> Result<Trial<'a>, TrialError> {
@@ -128,7 +152,7 @@ fn resume<'a>(
         }
         Err(error) => {
             attendant.note(&format!("the checkpoint is of no use, beginning anew: {}", chain(&error)));
-            Trial::prepare(job, session)
+            prepare(job, start, session)
         }
     }
 }

@@ -13,7 +13,7 @@ use sweeps::recipe::Recipe;
 use super::attendant::Attendant;
 use super::device;
 use super::error::{TrialError, chain};
-use super::run::{Job, Metrics, Outcome, run};
+use super::run::{Job, Metrics, Outcome, run_from};
 use super::session::Session;
 use super::tuned::Tuned;
 use crate::artifacts::{Artifacts, Place};
@@ -44,7 +44,8 @@ pub fn serve(session: &mut Session, artifacts: &Artifacts, mut pipe: Pipe) -> st
     pipe.send(&FromTrainer::Ready { device: device::name(session.device()) })?;
     let leaving = Arc::new(AtomicBool::new(false));
     for order in orders(&leaving) {
-        let ToTrainer::Run { sweep, trial, attempt, recipe, seed, from, checkpoint_every_ms } = order? else {
+        let ToTrainer::Run { sweep, trial, attempt, recipe, seed, start, from, checkpoint_every_ms } = order?
+        else {
             continue; // there is no run to end: that of the order before has just ended by itself
         };
         let recipe = Recipe::from_json(&recipe.to_string()).map_err(TrialError::invalid);
@@ -58,8 +59,11 @@ pub fn serve(session: &mut Session, artifacts: &Artifacts, mut pipe: Pipe) -> st
             lost: None,
         };
         let from = from.and_then(|url| agent.fetch(&url));
+        let start = start.map(|url| agent.start(&url)).transpose();
         let outcome = recipe
-            .and_then(|recipe| run(&Job { recipe, seed }, from.as_deref(), session, &mut agent))
+            .and_then(|recipe| {
+                run_from(&Job { recipe, seed }, start?.as_ref(), from.as_deref(), session, &mut agent)
+            })
             .and_then(|outcome| agent.keep(outcome));
         if let Some(error) = agent.lost {
             return Err(error); // the agent is gone
@@ -116,6 +120,19 @@ impl Agent<'_> {
         };
         self.note(&format!("the checkpoint cannot be had, beginning anew: {problem}"));
         None
+    }
+
+    /// What the trial starts from. Unlike a checkpoint there is nothing that could take its place.
+    fn start(&self, url: &str) -> Result<Tuned, TrialError> {
+        let problem = match self.artifacts.get(url) {
+            Ok(bytes) => match Tuned::decode(&bytes) {
+                Ok(tuned) => return Ok(tuned),
+                Err(error) => chain(&error),
+            },
+            Err(error) => chain(&error),
+        };
+        let message = format!("what the chosen trial tuned cannot be had: {problem}");
+        Err(TrialError::new(FailureClass::BadNode, message))
     }
 
     /// Puts what was tuned in its place, and says how the run ended.

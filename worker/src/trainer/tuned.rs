@@ -110,6 +110,16 @@ impl Tuned {
         bias.map(|bias| bias.size()[0]).ok_or(TunedError::Tensor { name: "head.bias".to_owned() })
     }
 
+    /// # Errors
+    /// When it was tuned on other weights than those that are here.
+    pub(super) fn check_backbone(&self, here: &str) -> Result<(), TunedError> {
+        if self.backbone_sha256 == here {
+            return Ok(());
+        }
+        let (backbone, tuned_on) = (self.recipe.backbone.clone(), self.backbone_sha256.clone());
+        Err(TunedError::Backbone { backbone, tuned_on, here: here.to_owned() })
+    }
+
     /// Gives the tensors to every member of an ensemble that was made from the same method.
     ///
     /// # Errors

@@ -92,6 +92,31 @@ fn a_killed_trainer_and_a_killed_coordinator_lose_nothing() {
     assert_eq!(survivor["end"], "succeeded", "{survivor:?}");
 }
 
+/// With a learning rate of 0 nothing changes: what goes on from a tuned trial scores as that trial did in the end.
+#[test]
+fn a_stage_goes_on_from_what_the_one_before_has_tuned() {
+    let mut cluster = Cluster::start(&[]);
+    cluster.worker("only");
+    let stages = "
+stages:
+  - {name: tune, split: {train: train, eval: val}}
+  - {name: more, from: {stage: tune}, start: artifact, set: {lr: 0, epochs: 1}}
+  - {name: fresh, from: {stage: tune}, set: {lr: 0, epochs: 1}}
+";
+    let file = SWEEP.replace("epochs: 100", "epochs: 6").replace("seeds: [0, 1]", "seeds: [0]");
+    cluster.submit(&format!("{}{stages}", file.replace("report: [test/top1]\n", "")));
+    cluster.watch_to_the_end();
+    let trials = trials(&cluster);
+    let loss = |stage: &str| -> Vec<f64> {
+        let of_stage = trials.iter().filter(|trial| trial["stage"] == stage);
+        of_stage.map(|trial| trial["metrics"]["val/loss"].as_f64().expect("a loss")).collect()
+    };
+    let (tuned, more, fresh) = (loss("tune"), loss("more"), loss("fresh"));
+    assert_eq!((tuned.len(), more.len(), fresh.len()), (2, 1, 1));
+    assert!(tuned.contains(&more[0]), "{tuned:?} {more:?}");
+    assert!(!tuned.contains(&fresh[0]), "{tuned:?} {fresh:?}");
+}
+
 /// The miniature of the paper's protocol, on the backbone and the images of these tests.
 #[test]
 fn a_protocol_runs_from_tuning_to_test() {

@@ -160,12 +160,14 @@ const ATTEMPTS: Sql = Sql {
 /// What a request has leased and still runs.
 const ASSIGNMENTS: Sql = Sql::both(
     "SELECT t.id AS trial, t.attempt AS attempt, s.id AS sweep_id, c.recipe_json AS recipe_json, t.seed AS seed,
-            s.timeout_ms AS timeout_ms, s.checkpoint_json AS checkpoint_json, k.url AS checkpoint
+            s.timeout_ms AS timeout_ms, s.checkpoint_json AS checkpoint_json, k.url AS checkpoint,
+            b.artifact AS start
        FROM attempt a
        JOIN trial t ON t.id = a.trial AND t.attempt = a.number AND t.state = 'running'
        JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
        JOIN sweep s ON s.number = t.sweep
        LEFT JOIN checkpoint k ON k.trial = t.id
+       LEFT JOIN result b ON b.trial = t.start_from
       WHERE a.worker = $1 AND a.request = $2
       ORDER BY t.id",
 );
@@ -200,11 +202,13 @@ const VIEWS: Sql = Sql {
 };
 const RECIPE: Sql = Sql::both(
     "SELECT t.id AS trial, t.attempt AS attempt, s.id AS sweep_id, c.recipe_json AS recipe_json, t.seed AS seed,
-            s.timeout_ms AS timeout_ms, s.checkpoint_json AS checkpoint_json, k.url AS checkpoint
+            s.timeout_ms AS timeout_ms, s.checkpoint_json AS checkpoint_json, k.url AS checkpoint,
+            b.artifact AS start
        FROM trial t
        JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
        JOIN sweep s ON s.number = t.sweep
        LEFT JOIN checkpoint k ON k.trial = t.id
+       LEFT JOIN result b ON b.trial = t.start_from
       WHERE t.id = $1",
 );
 const OUTCOMES: Sql = Sql::both(
