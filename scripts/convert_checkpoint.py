@@ -35,7 +35,7 @@ def main():
     try:
         checkpoint = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as problem:  # a pickle that needs code, a damaged file, none at all
-        sys.exit(f"cannot read {source} as plain weights: {problem}")
+        sys.exit(f"cannot read {source} as plain weights: {str(problem).splitlines()[0]}")
     found = weights(checkpoint)
     tensors = {}
     if isinstance(found, dict):

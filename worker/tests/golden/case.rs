@@ -112,7 +112,7 @@ impl Case {
                 let stages = depths.iter().zip(&widths);
                 Arch::Resnet(resnet::Arch {
                     block: if is_basic { resnet::BlockKind::Basic } else { resnet::BlockKind::Bottleneck },
-                    stem: widths.first().copied().unwrap_or(0),
+                    stem: number_of(shape, "stem_width").or(widths.first().copied()).unwrap_or(0),
                     stages: stages.map(|(&depth, &width)| resnet::Stage { depth, width }).collect(),
                     batch_norm_eps: eps("bn_eps"),
                 })
