@@ -48,7 +48,7 @@ fn protocols_have_the_published_counts() {
         ("vtab_gated_moco.yaml", vec![19]),
         ("vtab_gated_mae_grid.yaml", vec![19 * 7 * 4 * 4, 95]),
         ("vtab_gated_moco_grid.yaml", vec![19 * 7 * 4 * 4, 95]),
-        ("vtab_e2vpt.yaml", vec![19 * 40, 95]),
+        ("vtab_e2vpt.yaml", vec![19 * 40, 19, 19 * 72, 19 * 5]),
         ("vtab_spt.yaml", vec![19 * 15, 95]),
         ("vtab_prompts.yaml", vec![2_128]),
     ] {
@@ -58,6 +58,9 @@ fn protocols_have_the_published_counts() {
     let vpt = read("vtab_vpt.yaml");
     let one = Spec::parse("f", &text("vtab_vpt.yaml"), &["axes.task.values=[vtab/dtd]".to_owned()]).unwrap();
     assert_eq!(one.plan().stages.iter().map(|stage| stage.trials).sum::<u64>(), 245);
+    let e2vpt =
+        Spec::parse("f", &text("vtab_e2vpt.yaml"), &["axes.task.values=[vtab/dtd]".to_owned()]).unwrap();
+    assert_eq!(e2vpt.plan().stages.iter().map(|stage| stage.trials).sum::<u64>(), 118);
     // 50 × 128 / 256 at one token, 50 × 64 / 256 at 200 tokens.
     let rates: Vec<f64> = vpt.configurations().map(|c| c.recipe.lr).collect();
     assert_eq!(

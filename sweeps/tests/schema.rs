@@ -32,6 +32,9 @@ fn contexts(key: &str) -> Vec<Value> {
     match key {
         "prompt_init" => vec![json!({}), json!({"location": "prepend_pixel"})],
         "location" => vec![json!({}), json!({"prompt_length": null})],
+        "importance" | "pruning_scope" | "rewind_schedule" => {
+            vec![json!({"pruning_ratio": 0.5, "schedule": "constant"})]
+        }
         _ => vec![json!({})],
     }
 }
