@@ -78,7 +78,7 @@ wait "$watch" || code=$?
 watch=
 
 echo
-"$bin/sweep" results last || [ "$code" != 0 ] || code=$?
+"$bin/sweep" results last --spread std || [ "$code" != 0 ] || code=$?
 cat << TEXT
 
 What next: the sweep is in $folder/demo.db. Serve it again, in one terminal, and look around in another:

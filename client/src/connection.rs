@@ -20,7 +20,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const MAX_REPLY_BYTES: usize = 64 * 1024 * 1024;
 const TRIALS_PAGE: u32 = 1_000;
-const CONFIGURATIONS_PAGE: u32 = 1_000;
+const CONFIGURATIONS_PAGE: u32 = 3_000;
 
 pub(crate) type Client = SweepsClient<InterceptedService<Channel, Bearer>>;
 

@@ -9,6 +9,7 @@ use coordinator::store::ops::{
     Cancel, Drain, Finish, Lease, NewEnd, Outcome, Pause, Progress, Register, Report, Resume, Submit, Verdict,
 };
 use coordinator::store::reads::{GetSweep, HasWork, ListSweeps, ListWorkers, Results, Trials};
+use coordinator::store::rows::OutcomesRow;
 use coordinator::store::{Error, OpenError, Store, Token};
 use coordinator::trial::{Cause, FailureClass, TrialId, WorkerId};
 use support::{Env, GRACE, START, TTL, failure, fenced, is_accepted, on_both, point, success, sweep, token};
@@ -525,11 +526,26 @@ async fn results_are_paged_by_configuration(env: &Env) {
     let first = env.store.read(&page(0, 2)).await.unwrap();
     let numbers: Vec<_> = first.configurations.iter().map(|row| row.number).collect();
     assert_eq!(numbers, [1, 2]);
-    let scores: Vec<_> = first.outcomes.iter().map(|row| (row.config, row.objective)).collect();
-    assert_eq!(scores, [(1, Some(0.0)), (1, Some(1.0)), (2, Some(2.0)), (2, Some(3.0))]);
+    let scores = |row: &OutcomesRow| {
+        let mut scores: Vec<f64> = row
+            .objectives
+            .iter()
+            .flat_map(|list| list.split(','))
+            .map(|score| score.parse().unwrap())
+            .collect();
+        scores.sort_by(f64::total_cmp);
+        (row.config, row.trials, row.succeeded, scores)
+    };
+    let found: Vec<_> = first.outcomes.iter().map(scores).collect();
+    assert_eq!(found, [(1, 2, 2, vec![0.0, 1.0]), (2, 2, 2, vec![2.0, 3.0])]);
     let second = env.store.read(&page(2, 2)).await.unwrap();
     assert_eq!(second.configurations.len(), 1);
-    assert_eq!(second.outcomes[1].class.as_deref(), Some("diverged"));
+    let last = &second.outcomes[0];
+    assert_eq!((last.config, last.trials, last.succeeded, last.failed, last.diverged), (3, 2, 1, 1, 1));
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(last.metrics_json.as_ref().unwrap()).unwrap()["val/top1"],
+        4.0
+    );
     assert!(env.store.read(&page(3, 2)).await.unwrap().configurations.is_empty());
 }
 

@@ -47,6 +47,28 @@ pub(crate) fn score(state: &State, run: &Run) -> Option<String> {
     run.score.map(|score| format!("{name} {}", format::metric(name, score)))
 }
 
+/// Columns of a curve in the terminal.
+const COLUMNS: usize = 12;
+
+/// A curve in a few characters, from its lowest value to its highest; empty before there are two values.
+pub(crate) fn curve(values: &[f64]) -> String {
+    const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let values: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+    if values.len() < 2 {
+        return String::new();
+    }
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let columns = values.len().min(COLUMNS);
+    let level = |column: usize| {
+        // The first and the last value are always shown.
+        let value = values[column * (values.len() - 1) / (columns - 1)];
+        let share = if high > low { (value - low) / (high - low) } else { 0.5 };
+        LEVELS[(share * (LEVELS.len() - 1) as f64).round() as usize]
+    };
+    (0..columns).map(level).collect()
+}
+
 /// Counts for the bar: `28 succeeded, 1 failed, 4 running, about 12m left`.
 pub(crate) fn progress(state: &State) -> String {
     let tally = state.tally();

@@ -46,6 +46,8 @@ pub(crate) struct Run {
     pub(crate) epochs: u32,
     /// The objective's metric: the last one reported, in the end the score.
     pub(crate) score: Option<f64>,
+    /// The objective's metric epoch by epoch, while it runs and as far as it was watched.
+    pub(crate) curve: Vec<f64>,
     pub(crate) failure: FailureClass,
     pub(crate) message: String,
     /// `false`: an event named it and its settings are still to be asked for.
@@ -225,11 +227,13 @@ impl State {
                 run.worker = event.worker.clone();
                 run.epoch = 0;
                 run.score = None;
+                run.curve.clear();
                 run.started = at;
                 None
             }
             EventKind::Reported => {
                 run.epoch = run.epoch.max(event.epoch);
+                run.curve.extend(value);
                 run.score = match (run.score, value) {
                     (Some(old), Some(new)) if best => {
                         Some(if minimize { old.min(new) } else { old.max(new) })
@@ -252,6 +256,7 @@ impl State {
                     _ => TrialState::Cancelled,
                 };
                 run.ended = at;
+                run.curve = Vec::new();
                 run.failure = event.failure();
                 run.message = event.message.clone();
                 if !best || run.score.is_none() {
@@ -359,6 +364,7 @@ impl Run {
             epoch: trial.epoch,
             epochs: trial.epochs,
             score: trial.objective,
+            curve: Vec::new(),
             message: trial.message,
             is_known: true,
             stage: trial.stage,
@@ -379,6 +385,7 @@ impl Run {
             epoch: 0,
             epochs: 0,
             score: None,
+            curve: Vec::new(),
             message: String::new(),
             is_known: false,
             stage: String::new(),

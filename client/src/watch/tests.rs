@@ -273,3 +273,36 @@ fn the_sentences_of_a_watch() {
     said.push(report::opening(&watched.0));
     insta::assert_snapshot!(said.join("\n"));
 }
+
+#[test]
+fn curves_run_from_the_lowest_to_the_highest_value() {
+    assert_eq!(report::curve(&[]), "");
+    assert_eq!(report::curve(&[1.0]), "");
+    assert_eq!(report::curve(&[0.0, f64::NAN, 7.0]), "▁█");
+    assert_eq!(report::curve(&[3.0, 3.0]), "▅▅");
+    let rising: Vec<f64> = (0..100).map(f64::from).collect();
+    let curve = report::curve(&rising);
+    assert_eq!(curve.chars().count(), 12);
+    assert!(curve.starts_with('▁') && curve.ends_with('█'), "{curve}");
+}
+
+#[test]
+fn a_curve_is_of_the_attempt_that_runs() {
+    let mut watched = Watched::new("maximize", "last", 1);
+    let reported = |watched: &mut Watched, attempt, value| {
+        let event = Event {
+            metrics: [("val/top1".to_owned(), value)].into(),
+            ..watched.event(EventKind::Reported, 1, attempt)
+        };
+        watched.0.apply(&event);
+    };
+    watched.leased(1, 1);
+    reported(&mut watched, 1, 50.0);
+    watched.on(EventKind::Requeued, 1, 1);
+    watched.leased(1, 2);
+    reported(&mut watched, 2, 40.0);
+    reported(&mut watched, 2, 60.0);
+    assert_eq!(watched.0.trial(1).expect("known").curve, [40.0, 60.0]);
+    watched.on(EventKind::Succeeded, 1, 2);
+    assert!(watched.0.trial(1).expect("known").curve.is_empty());
+}

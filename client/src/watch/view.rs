@@ -126,7 +126,9 @@ impl Bars {
             bar.set_length(u64::from(run.epochs));
             bar.set_position(u64::from(run.epoch));
             let score = report::score(state, run).unwrap_or_default();
-            bar.set_message(format!("{score}  {}", state.label(run)).trim().to_owned());
+            let curve = report::curve(&run.curve);
+            let words = [score, curve, state.label(run)].into_iter().filter(|word| !word.is_empty());
+            bar.set_message(words.collect::<Vec<_>>().join("  "));
         }
     }
 

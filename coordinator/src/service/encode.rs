@@ -1,20 +1,20 @@
 //! Rows as messages.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use proto::v1;
 use tonic::Status;
 
 use crate::offer::Offer;
-use crate::score::{At, Goal, Objective, Statistic};
+use crate::score::{At, Goal, Objective};
 use crate::store::Error;
 use crate::store::Token;
 use crate::store::explain::Explanation;
 use crate::store::ops::{Lost, Verdict};
 use crate::store::reads::{SweepDetails, TrialDetails};
 use crate::store::rows::{
-    AssignmentRow, AttemptRow, ConfigurationRow, EventRow, OrphanRow, OutcomeRow, PointRow, SweepRow,
-    SweepState, TrialView, WorkerRow, class, from_json, to_u32,
+    AssignmentRow, AttemptRow, EventRow, OrphanRow, PointRow, SweepRow, SweepState, TrialView, WorkerRow,
+    class, from_json, to_u32,
 };
 use crate::trial::{FailureClass, Millis};
 
@@ -22,7 +22,7 @@ pub(super) fn timestamp(at: Millis) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.div_euclid(1_000), nanos: (at.rem_euclid(1_000) * 1_000_000) as i32 }
 }
 
-fn count(value: i64) -> u64 {
+pub(super) fn count(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_default()
 }
 
@@ -255,45 +255,6 @@ fn attempt(row: AttemptRow) -> Result<v1::Attempt, Error> {
         end: row.how.unwrap_or_else(|| "running".to_owned()),
         message: row.message.unwrap_or_default(),
     })
-}
-
-/// A configuration with the statistics of its trials, which are `outcomes`: of the metrics that are `wanted`, or of all.
-pub(super) fn configuration(
-    row: ConfigurationRow,
-    outcomes: &[OutcomeRow],
-    wanted: &[String],
-) -> Result<v1::Configuration, Error> {
-    let with = |state: &str| outcomes.iter().filter(|row| row.state == state).count() as u32;
-    let diverged = outcomes.iter().filter(|row| row.class.as_deref() == Some("diverged")).count() as u32;
-    let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    // What was stopped early has no result, only a last score, which its own row shows.
-    let ended = || outcomes.iter().filter(|row| row.state == "succeeded");
-    for outcome in ended() {
-        for (name, value) in metrics("result", row.number, outcome.metrics_json.as_deref())? {
-            if value.is_finite() && (wanted.is_empty() || wanted.contains(&name)) {
-                values.entry(name).or_default().push(value);
-            }
-        }
-    }
-    let scores: Vec<f64> = ended().filter_map(|row| row.objective).collect();
-    Ok(v1::Configuration {
-        number: count(row.number),
-        config_hash: row.hash,
-        stage: row.stage,
-        block: row.block,
-        settings_json: row.settings_json,
-        trials: outcomes.len() as u32,
-        succeeded: with("succeeded"),
-        stopped: with("stopped"),
-        diverged,
-        failed: with("failed") - diverged,
-        objective: Some(statistic(Statistic::of(&scores))),
-        metrics: values.into_iter().map(|(name, values)| (name, statistic(Statistic::of(&values)))).collect(),
-    })
-}
-
-fn statistic(given: Statistic) -> v1::Statistic {
-    v1::Statistic { mean: given.mean, std: given.std, n: given.n }
 }
 
 pub(super) fn worker((row, running): (WorkerRow, i64)) -> Result<v1::Worker, Error> {

@@ -3,6 +3,7 @@
 mod auth;
 mod decode;
 mod encode;
+mod results;
 mod status;
 mod sweeps;
 mod workers;

@@ -9,14 +9,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{POLL, Service, decode, encode};
+use super::{POLL, Service, decode, encode, results};
 use crate::store::Error;
 use crate::store::explain::Explain;
 use crate::store::ops::{Cancel, Pause, Release, Requeue, Resume, Submit};
 use crate::store::reads::{
     Events, FindKey, FindSweep, GetSweep, GetTrial, ListSweeps, ListWorkers, LiveOffers, Results, Trials,
 };
-use crate::store::rows::{EventRow, OutcomeRow, SweepRow, SweepState};
+use crate::store::rows::{EventRow, SweepRow, SweepState};
 use crate::sweep_file::{self, File};
 use crate::trial::TrialId;
 
@@ -129,21 +129,20 @@ impl Sweeps for Service {
         let request = request.into_inner();
         let limit = decode::limit(request.limit, 10_000, 100_000)?;
         let sweep = decode::name("sweep", request.sweep)?;
-        let results = self.store.read(&Results { sweep, after: request.after, limit }).await?;
-        let row = &results.sweep;
+        let found = self.store.read(&Results { sweep, after: request.after, limit }).await?;
+        let row = &found.sweep;
         let mut response = v1::ResultsResponse {
             objective: Some(encode::objective(row.objective()?)),
             report: crate::store::rows::from_json("sweep", &row.id, &row.report_json)?,
             axes: crate::store::rows::from_json("sweep", &row.id, &row.axes_json)?,
-            first_recipe_json: results.first_recipe_json,
+            first_recipe_json: found.first_recipe_json,
             ..Default::default()
         };
-        let mut outcomes = results.outcomes.as_slice();
-        let mut configurations = Vec::with_capacity(results.configurations.len());
-        for row in results.configurations {
-            let (own, rest) = outcomes_of(row.number, outcomes);
-            outcomes = rest;
-            configurations.push(encode::configuration(row, own, &request.metrics)?);
+        let mut outcomes = found.outcomes.iter().peekable();
+        let mut configurations = Vec::with_capacity(found.configurations.len());
+        for row in found.configurations {
+            let own = outcomes.next_if(|outcomes| outcomes.config == row.number);
+            configurations.push(results::configuration(row, own, &request.metrics)?);
         }
         let (configurations, is_last) = page(configurations, limit);
         response.next_after = configurations.last().map_or(0, |row| if is_last { 0 } else { row.number });
@@ -287,12 +286,6 @@ fn fitting<M: Message>(entries: &[M]) -> usize {
         bytes <= PAGE_BYTES
     });
     fits.count().max(1).min(entries.len())
-}
-
-/// Splits off the outcomes of one configuration; they are in the order of configurations.
-fn outcomes_of(number: i64, outcomes: &[OutcomeRow]) -> (&[OutcomeRow], &[OutcomeRow]) {
-    let end = outcomes.iter().position(|row| row.config != number).unwrap_or(outcomes.len());
-    outcomes.split_at(end)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::error::Error;
 use super::ops::{avoiding, fitting};
 use super::rows::{
-    AttemptRow, ConfigurationRow, EventRow, FailedGroupRow, FailureRow, OrphanRow, OutcomeRow, PointRow,
+    AttemptRow, ConfigurationRow, EventRow, FailedGroupRow, FailureRow, OrphanRow, OutcomesRow, PointRow,
     SourceRow, StageCountRow, SweepRow, TrialView, WorkerRow, to_u32,
 };
 use super::sql::trials::Token;
@@ -219,7 +219,7 @@ pub struct ResultsPage {
     pub sweep: SweepRow,
     pub configurations: Vec<ConfigurationRow>,
     /// In the order of the configurations.
-    pub outcomes: Vec<OutcomeRow>,
+    pub outcomes: Vec<OutcomesRow>,
     /// Of the sweep's first configuration.
     pub first_recipe_json: String,
 }

@@ -426,12 +426,17 @@ record! {
 }
 
 record! {
-    /// A trial's end, for the statistics of its configuration.
-    pub struct OutcomeRow {
+    /// What became of the trials of a configuration, for its statistics.
+    pub struct OutcomesRow {
         config: i64,
-        state: String,
-        class: Option<String>,
-        objective: Option<f64>,
+        trials: i64,
+        succeeded: i64,
+        stopped: i64,
+        failed: i64,
+        diverged: i64,
+        /// Scores, separated by commas.
+        objectives: Option<String>,
+        /// Metrics as stored, separated by commas.
         metrics_json: Option<String>,
     }
 }
@@ -547,6 +552,6 @@ pub(super) fn to_json<V: Serialize + ?Sized>(value: &V) -> String {
     serde_json::to_string(value).expect("plain data is always JSON")
 }
 
-fn corrupt(table: &'static str, row: impl ToString, what: impl Into<String>) -> Error {
+pub(crate) fn corrupt(table: &'static str, row: impl ToString, what: impl Into<String>) -> Error {
     Error::Corrupt { table, row: row.to_string(), what: what.into() }
 }

@@ -8,7 +8,7 @@ use super::sweeps::Avoiding;
 use crate::offer::Need;
 use crate::store::error::Error;
 use crate::store::rows::{
-    AssignmentRow, AttemptRow, CountRow, KeyRow, LeaseRow, NeedRow, OutcomeRow, TrialChange, TrialRow,
+    AssignmentRow, AttemptRow, CountRow, KeyRow, LeaseRow, NeedRow, OutcomesRow, TrialChange, TrialRow,
     TrialView, to_json,
 };
 use crate::store::tx::{Sql, Tx, args, locking};
@@ -211,12 +211,27 @@ const RECIPE: Sql = Sql::both(
        LEFT JOIN result b ON b.trial = t.start_from
       WHERE t.id = $1",
 );
-const OUTCOMES: Sql = Sql::both(
-    "SELECT t.config AS config, t.state AS state, t.class AS class, r.objective AS objective,
-            r.metrics_json AS metrics_json
-       FROM trial t LEFT JOIN result r ON r.trial = t.id
-      WHERE t.sweep = $1 AND t.config BETWEEN $2 AND $3 ORDER BY t.config, t.id",
-);
+/// What became of the trials of configurations, in the order of these. What was stopped early has no result, only a last
+/// score, which its own row shows. `$score` writes a score with all of its digits.
+macro_rules! outcomes {
+    ($score:literal) => {
+        concat!(
+            "SELECT t.config AS config, count(*) AS trials,
+                    count(*) FILTER (WHERE t.state = 'succeeded') AS succeeded,
+                    count(*) FILTER (WHERE t.state = 'stopped') AS stopped,
+                    count(*) FILTER (WHERE t.state = 'failed') AS failed,
+                    count(*) FILTER (WHERE t.class = 'diverged') AS diverged,
+                    string_agg(",
+            $score,
+            ", ',') FILTER (WHERE t.state = 'succeeded' AND r.objective IS NOT NULL) AS objectives,
+                    string_agg(r.metrics_json, ',') FILTER (WHERE t.state = 'succeeded') AS metrics_json
+               FROM trial t LEFT JOIN result r ON r.trial = t.id
+              WHERE t.sweep = $1 AND t.config BETWEEN $2 AND $3 GROUP BY t.config ORDER BY t.config"
+        )
+    };
+}
+const OUTCOMES: Sql =
+    Sql { sqlite: outcomes!("printf('%!.17g', r.objective)"), postgres: outcomes!("r.objective::text") };
 
 const INSERT_NEEDS: Sql = Sql {
     sqlite: "INSERT INTO need (backbone, task, splits_json, method, gpu_memory_mib, labels_json)
@@ -470,7 +485,7 @@ pub(in crate::store) async fn outcomes<T: Tx>(
     sweep: i64,
     first: i64,
     last: i64,
-) -> Result<Vec<OutcomeRow>, Error> {
+) -> Result<Vec<OutcomesRow>, Error> {
     Ok(tx.fetch(OUTCOMES, args![sweep, first, last]).await?)
 }
 
