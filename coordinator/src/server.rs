@@ -107,6 +107,7 @@ async fn router(
         lease_ttl: options.lease_ttl,
         report_every: options.report_every,
         expansions: Arc::new(Semaphore::new(1)),
+        gate: Arc::default(),
         shutdown: shutdown.clone(),
     };
     let auth = Auth { token: options.token.clone() };

@@ -80,11 +80,12 @@ async fn it_crashes_under_work_and_nothing_is_lost_or_done_twice() {
 }
 
 #[tokio::test]
-async fn a_lease_is_found_by_its_trial_alone() {
+async fn no_index_is_written_when_a_lease_is_renewed() {
     use sqlx::Connection;
     let env = Env::postgres().await;
     let mut connection = sqlx::PgConnection::connect(&env.url).await.unwrap();
-    let indexes = sqlx::query_scalar("SELECT indexname::text FROM pg_indexes WHERE tablename = 'lease'");
+    let indexes = sqlx::query_scalar("SELECT indexdef::text FROM pg_indexes WHERE tablename = 'lease'");
     let indexes: Vec<String> = indexes.fetch_all(&mut connection).await.unwrap();
-    assert_eq!(indexes, ["lease_pkey"], "an index on `until` would cost every renewal its HOT update");
+    let costs = indexes.iter().any(|index| index.contains("until"));
+    assert!(!indexes.is_empty() && !costs, "every renewal would lose its HOT update: {indexes:?}");
 }

@@ -237,6 +237,8 @@ CREATE TABLE lease (
     worker TEXT NOT NULL,
     until INTEGER NOT NULL
 );
+-- How much a worker holds.
+CREATE INDEX lease_worker ON lease (worker);
 
 -- The latest checkpoint of a trial, by the attempt that held it. It stays when the trial ends.
 CREATE TABLE checkpoint (

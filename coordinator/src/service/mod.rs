@@ -11,10 +11,12 @@ mod workers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::Store;
+use crate::store::reads::AnyQueued;
+use crate::store::{Error, Store};
 
 pub use auth::{Auth, Token};
 
@@ -30,6 +32,29 @@ pub struct Service {
     pub report_every: Duration,
     /// The turn to expand a sweep file.
     pub expansions: Arc<Semaphore>,
+    /// What waiting workers ask first.
+    pub gate: Arc<Gate>,
     /// Ends streams and waiting calls.
     pub shutdown: CancellationToken,
+}
+
+/// Whether there is anything to lease at all: one answer for all workers that wait, however many there are.
+#[derive(Debug, Default)]
+pub struct Gate {
+    /// When it was last asked, and the answer.
+    last: Mutex<Option<(Instant, bool)>>,
+}
+
+impl Gate {
+    /// As of `since` or later.
+    async fn is_open(&self, store: &Store, since: Instant) -> Result<bool, Error> {
+        let mut last = self.last.lock().await;
+        if let Some((_, answer)) = last.filter(|(at, _)| *at >= since) {
+            return Ok(answer);
+        }
+        let at = Instant::now();
+        let answer = store.read(&AnyQueued).await?;
+        *last = Some((at, answer));
+        Ok(answer)
+    }
 }

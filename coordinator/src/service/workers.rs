@@ -124,7 +124,8 @@ impl Service {
                     _ = changes.changed() => {}
                     () = tokio::time::sleep(POLL) => {}
                 }
-                if self.store.read(&HasWork { worker: lease.worker.clone() }).await? {
+                let is_open = self.gate.is_open(&self.store, Instant::now()).await?;
+                if is_open && self.store.read(&HasWork { worker: lease.worker.clone() }).await? {
                     break;
                 }
             }

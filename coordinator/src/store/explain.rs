@@ -121,7 +121,7 @@ fn of_worker(
         reasons.push(format!("has no free slot ({held} of {} taken)", worker.slots));
     }
     let id = WorkerId(worker.id.clone());
-    let patience = avoiding(&id, has_others).patience;
+    let patience = avoiding(&id).patience;
     let left_until = trial.not_before.unwrap_or_default() + patience;
     if has_others && trial.failed_on.as_ref() == Some(&worker.id) && left_until > now {
         let rest = seconds(left_until - now);

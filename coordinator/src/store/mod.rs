@@ -15,6 +15,7 @@ use crate::trial::Millis;
 pub mod check;
 mod error;
 pub mod explain;
+mod group;
 mod migrate;
 pub mod ops;
 mod postgres;
@@ -36,6 +37,9 @@ pub trait Op: Send + Sync + 'static {
     /// Does the work. It may be run again from the start when the transaction has to be repeated.
     fn run<T: Tx>(&self, tx: &mut T, now: Millis)
     -> impl Future<Output = Result<Self::Output, Error>> + Send;
+
+    /// Whether the work is small, so that it may share a transaction with others: nobody waits long for it.
+    const IS_SMALL: bool = true;
 
     /// Whether this outcome may be what a lease or a watch is waiting for.
     fn wakes(_output: &Self::Output) -> bool {
@@ -112,7 +116,7 @@ impl Store {
     pub async fn write<O: Op>(&self, op: O) -> Result<O::Output, Error> {
         let output = match &self.database {
             Database::Sqlite(sqlite) => sqlite.write(op).await,
-            Database::Postgres(postgres) => postgres.write(&op).await,
+            Database::Postgres(postgres) => postgres.write(op).await,
         }?;
         if O::wakes(&output) {
             self.changes.send_modify(|count| *count = count.wrapping_add(1));

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use tokio::time::Instant;
 
 use super::error::{Error, OpenError};
+use super::group::{self, Job, Queue, Writer};
 use super::tx::{Sql, Tx, args, record};
 use super::{Clock, Op, migrate};
 use crate::trial::Millis;
@@ -34,6 +35,9 @@ pub(super) struct Postgres {
     pool: PgPool,
     clock: Clock,
     commits: Arc<AtomicU64>,
+    /// Of what is small. A sweep's row is locked until the commit, so that transactions of one sweep come one after
+    /// the other, whatever number of connections there is.
+    writer: Writer<PgConnection>,
 }
 
 impl Postgres {
@@ -51,11 +55,17 @@ impl Postgres {
             .await
             .map_err(OpenError::Connect)?;
         migrate(&pool).await?;
-        Ok(Self { pool, clock, commits })
+        let (own_pool, own_clock, own_commits) = (pool.clone(), clock.clone(), Arc::clone(&commits));
+        let writer = Writer::start(|queue| write_all(own_pool, queue, own_clock, own_commits));
+        Ok(Self { pool, clock, commits, writer })
     }
 
-    pub(super) async fn write<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
-        repeat(|| self.write_once(op)).await
+    pub(super) async fn write<O: Op>(&self, op: O) -> Result<O::Output, Error> {
+        if !O::IS_SMALL {
+            return repeat(|| self.write_once(&op)).await;
+        }
+        let op = Arc::new(op);
+        repeat(|| self.writer.write(Arc::clone(&op))).await
     }
 
     pub(super) async fn read<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
@@ -64,7 +74,7 @@ impl Postgres {
 
     async fn write_once<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
         let mut tx = self.pool.begin().await?;
-        let now = self.now(&mut *tx).await?;
+        let now = time(&mut *tx, &self.clock).await?;
         let output = op.run(&mut *tx, now).await;
         match output {
             Ok(_) => {
@@ -78,23 +88,56 @@ impl Postgres {
 
     async fn read_once<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
         let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let now = self.now(&mut *tx).await?;
+        let now = time(&mut *tx, &self.clock).await?;
         let output = op.run(&mut *tx, now).await;
         tx.rollback().await?;
         output
     }
 
-    async fn now<T: Tx>(&self, tx: &mut T) -> Result<Millis, Error> {
-        if let Some(now) = self.clock.manual() {
-            return Ok(now);
-        }
-        let row: Option<Now> = tx.fetch_one(NOW, args![]).await?;
-        row.map(|row| row.now).ok_or(Error::Database(Arc::new(sqlx::Error::RowNotFound)))
-    }
-
     pub(super) async fn close(&self) {
+        self.writer.close().await;
         self.pool.close().await;
     }
+}
+
+async fn time<T: Tx>(tx: &mut T, clock: &Clock) -> Result<Millis, Error> {
+    if let Some(now) = clock.manual() {
+        return Ok(now);
+    }
+    let row: Option<Now> = tx.fetch_one(NOW, args![]).await?;
+    row.map(|row| row.now).ok_or(Error::Database(Arc::new(sqlx::Error::RowNotFound)))
+}
+
+async fn write_all(pool: PgPool, mut queue: Queue<PgConnection>, clock: Clock, commits: Arc<AtomicU64>) {
+    while let Some((jobs, goes_on)) = queue.next().await {
+        write_group(&pool, jobs, &clock, &commits).await;
+        if !goes_on {
+            break;
+        }
+    }
+    queue.close().await;
+}
+
+async fn write_group(
+    pool: &PgPool,
+    jobs: Vec<Box<dyn Job<PgConnection>>>,
+    clock: &Clock,
+    commits: &AtomicU64,
+) {
+    let mut tx = match pool.begin().await {
+        Ok(tx) => tx,
+        Err(error) => return group::refuse(jobs, &error.into()),
+    };
+    let now = match time(&mut *tx, clock).await {
+        Ok(now) => now,
+        Err(error) => return group::refuse(jobs, &error),
+    };
+    let (answers, mut outcome) = group::run(&mut *tx, jobs, now).await;
+    if outcome.is_ok() {
+        outcome = tx.commit().await.map_err(Error::from);
+        commits.fetch_add(u64::from(outcome.is_ok()), Ordering::Relaxed);
+    }
+    group::tell(answers, &outcome);
 }
 
 /// The one place where transactions are repeated: one that lost a race soon, and one whose server went away until it is

@@ -273,6 +273,18 @@ impl Op for LiveOffers {
     }
 }
 
+/// Whether any worker could be given anything, were it the right one. One answer does for all that wait.
+#[derive(Debug)]
+pub struct AnyQueued;
+
+impl Op for AnyQueued {
+    type Output = bool;
+
+    async fn run<T: Tx>(&self, tx: &mut T, _now: Millis) -> Result<bool, Error> {
+        sweeps::any_queued(tx).await
+    }
+}
+
 /// Whether a worker could be given anything now. Cheap, so that a waiting worker can ask often.
 #[derive(Debug)]
 pub struct HasWork {
@@ -292,8 +304,7 @@ impl Op for HasWork {
         if needs.is_empty() {
             return Ok(false);
         }
-        let others = workers::has_others(tx, &self.worker).await?;
-        let candidates = sweeps::candidates(tx, &needs, avoiding(&self.worker, others), now).await?;
+        let candidates = sweeps::candidates(tx, &needs, avoiding(&self.worker), now).await?;
         Ok(candidates.iter().any(|candidate| candidate.room > 0))
     }
 }

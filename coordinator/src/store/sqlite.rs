@@ -1,12 +1,10 @@
-//! SQLite: one writer task owns the one connection that writes. It groups what is waiting into a transaction, gives
-//! each operation a savepoint of its own, and answers after the commit. Readers have a small read-only pool.
+//! SQLite: one writer task owns the one connection that writes, and commits in groups. Readers have a small read-only
+//! pool.
 
 use std::fs::File;
-use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -15,26 +13,20 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{Connection, Executor};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use super::error::{Error, OpenError};
+use super::group::{self, Job, Queue, Writer};
 use super::{Clock, Op, migrate};
 use crate::trial::Millis;
 
-/// Operations committed together at most.
-const GROUP: usize = 64;
-/// Operations that may wait for the writer before callers have to.
-const WAITING: usize = 1024;
 const READERS: u32 = 4;
 const BUSY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub(super) struct Sqlite {
-    jobs: mpsc::Sender<Box<dyn Job>>,
+    writer: Writer<SqliteConnection>,
     readers: SqlitePool,
     clock: Clock,
-    writer: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Sqlite {
@@ -63,15 +55,13 @@ impl Sqlite {
             .connect_with(options.read_only(true))
             .await
             .map_err(OpenError::Connect)?;
-        let (jobs, queue) = mpsc::channel(WAITING);
-        let writer = tokio::spawn(write_all(connection, queue, clock.clone(), lock, commits));
-        Ok(Self { jobs, readers, clock, writer: Arc::new(Mutex::new(Some(writer))) })
+        let own_clock = clock.clone();
+        let writer = Writer::start(|queue| write_all(connection, queue, own_clock, lock, commits));
+        Ok(Self { writer, readers, clock })
     }
 
     pub(super) async fn write<O: Op>(&self, op: O) -> Result<O::Output, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.jobs.send(Box::new(Queued { op, reply })).await.map_err(|_| Error::Closed)?;
-        answer.await.map_err(|_| Error::Closed)?
+        self.writer.write(Arc::new(op)).await
     }
 
     pub(super) async fn read<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
@@ -82,12 +72,7 @@ impl Sqlite {
     }
 
     pub(super) async fn close(&self) {
-        let writer = self.writer.lock().ok().and_then(|mut writer| writer.take());
-        if let Some(writer) = writer {
-            // A full queue is drained first: the writer takes messages in order.
-            let _ = self.jobs.send(Box::new(Stop)).await;
-            let _ = writer.await;
-        }
+        self.writer.close().await;
         self.readers.close().await;
     }
 }
@@ -156,94 +141,23 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<(), OpenError> {
     tx.commit().await.map_err(OpenError::Connect)
 }
 
-/// An operation whose type the writer does not know.
-trait Job: Send {
-    fn run<'a>(
-        self: Box<Self>,
-        connection: &'a mut SqliteConnection,
-        now: Millis,
-    ) -> Pin<Box<dyn Future<Output = Done> + Send + 'a>>;
-
-    /// Answers without having run.
-    fn refuse(self: Box<Self>, error: Error);
-
-    fn is_stop(&self) -> bool {
-        false
-    }
-}
-
-/// A job that has run: whether to keep its writes, and the answer that is sent after the commit.
-struct Done {
-    keep: bool,
-    answer: Box<dyn FnOnce(Option<Error>) + Send>,
-}
-
-struct Queued<O: Op> {
-    op: O,
-    reply: oneshot::Sender<Result<O::Output, Error>>,
-}
-
-impl<O: Op> Job for Queued<O> {
-    fn run<'a>(
-        self: Box<Self>,
-        connection: &'a mut SqliteConnection,
-        now: Millis,
-    ) -> Pin<Box<dyn Future<Output = Done> + Send + 'a>> {
-        Box::pin(async move {
-            let Self { op, reply } = *self;
-            let output = op.run(connection, now).await;
-            Done {
-                keep: output.is_ok(),
-                // Nobody listens when the caller went away; the commit stands, and its repetition is harmless.
-                answer: Box::new(move |error| drop(reply.send(error.map_or(output, Err)))),
-            }
-        })
-    }
-
-    fn refuse(self: Box<Self>, error: Error) {
-        drop(self.reply.send(Err(error)));
-    }
-}
-
-/// The last job.
-struct Stop;
-
-impl Job for Stop {
-    fn run<'a>(
-        self: Box<Self>,
-        _connection: &'a mut SqliteConnection,
-        _now: Millis,
-    ) -> Pin<Box<dyn Future<Output = Done> + Send + 'a>> {
-        Box::pin(async { Done { keep: false, answer: Box::new(|_| ()) } })
-    }
-
-    fn refuse(self: Box<Self>, _error: Error) {}
-
-    fn is_stop(&self) -> bool {
-        true
-    }
-}
-
-/// The writer: ends after `Stop`, or when nobody can send any more. Holds the lock to its end.
+/// The writer: ends when the queue does. Holds the lock to its end.
 async fn write_all(
     mut connection: SqliteConnection,
-    mut queue: mpsc::Receiver<Box<dyn Job>>,
+    mut queue: Queue<SqliteConnection>,
     clock: Clock,
     lock: Flock<File>,
     commits: Arc<AtomicU64>,
 ) {
-    let mut group = Vec::with_capacity(GROUP);
-    let mut stopping = false;
-    while !stopping && queue.recv_many(&mut group, GROUP).await > 0 {
-        stopping = group.iter().any(|job| job.is_stop());
-        if write_group(&mut connection, group.drain(..), clock.local()).await {
+    while let Some((jobs, goes_on)) = queue.next().await {
+        if write_group(&mut connection, jobs, clock.local()).await {
             commits.fetch_add(1, Ordering::Relaxed);
         }
+        if !goes_on {
+            break;
+        }
     }
-    queue.close();
-    while let Some(job) = queue.recv().await {
-        job.refuse(Error::Closed);
-    }
+    queue.close().await;
     if let Err(error) = connection.close().await {
         tracing::warn!(%error, "database closed badly");
     }
@@ -253,61 +167,21 @@ async fn write_all(
 /// Whether it was committed.
 async fn write_group(
     connection: &mut SqliteConnection,
-    group: impl Iterator<Item = Box<dyn Job>>,
+    jobs: Vec<Box<dyn Job<SqliteConnection>>>,
     now: Millis,
 ) -> bool {
     if let Err(error) = connection.execute("BEGIN IMMEDIATE").await {
-        let error = Error::from(error);
-        group.for_each(|job| job.refuse(error.clone()));
+        group::refuse(jobs, &error.into());
         return false;
     }
-    let mut answers = Vec::new();
-    let mut broken: Option<Error> = None;
-    for job in group {
-        if let Some(error) = &broken {
-            job.refuse(error.clone());
-            continue;
-        }
-        match write_one(connection, job, now).await {
-            Ok(done) => answers.push(done.answer),
-            Err((answer, error)) => {
-                answers.extend(answer);
-                broken = Some(error);
-            }
-        }
+    let (answers, mut outcome) = group::run(connection, jobs, now).await;
+    if outcome.is_ok() {
+        outcome = connection.execute("COMMIT").await.map(drop).map_err(Error::from);
     }
-    if broken.is_none() {
-        broken = connection.execute("COMMIT").await.err().map(Error::from);
-    }
-    if let Some(error) = &broken {
-        tracing::error!(%error, "group of writes failed");
+    if outcome.is_err() {
         // The failure may have ended the transaction already.
         let _ = connection.execute("ROLLBACK").await;
     }
-    let is_committed = broken.is_none();
-    for answer in answers {
-        answer(broken.clone());
-    }
-    is_committed
-}
-
-type Answer = Box<dyn FnOnce(Option<Error>) + Send>;
-
-/// Runs a job in its savepoint. An error means that the savepoint itself failed, so the whole group must.
-async fn write_one(
-    connection: &mut SqliteConnection,
-    job: Box<dyn Job>,
-    now: Millis,
-) -> Result<Done, (Option<Answer>, Error)> {
-    if let Err(error) = connection.execute("SAVEPOINT op").await {
-        let error = Error::from(error);
-        job.refuse(error.clone());
-        return Err((None, error));
-    }
-    let done = job.run(connection, now).await;
-    let end = if done.keep { "RELEASE op" } else { "ROLLBACK TO op; RELEASE op" };
-    match sqlx::raw_sql(end).execute(&mut *connection).await {
-        Ok(_) => Ok(done),
-        Err(error) => Err((Some(done.answer), error.into())),
-    }
+    group::tell(answers, &outcome);
+    outcome.is_ok()
 }

@@ -82,8 +82,7 @@ impl Changes {
 
     /// Locks the trials with these ids, and their sweeps before them.
     pub(super) async fn load<T: Tx>(tx: &mut T, ids: &[TrialId], now: Millis) -> Result<Self, Error> {
-        let numbers = trials::sweeps_of(tx, ids).await?;
-        let mut changes = Self::new(sweeps::lock(tx, &numbers).await?, now)?;
+        let mut changes = Self::new(sweeps::lock_of(tx, ids).await?, now)?;
         changes.add(&trials::load(tx, ids).await?)?;
         Ok(changes)
     }

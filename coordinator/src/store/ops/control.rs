@@ -29,6 +29,8 @@ pub struct Resume {
 impl Op for Cancel {
     type Output = SweepRow;
 
+    const IS_SMALL: bool = false;
+
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<SweepRow, Error> {
         let row = lock(tx, &self.sweep).await?;
         if matches!(row.state()?, SweepState::Ended | SweepState::Cancelled) {

@@ -11,7 +11,7 @@ use crate::health::Health;
 use crate::score::At;
 use crate::store::Op;
 use crate::store::error::Error;
-use crate::store::rows::{AttemptRow, OrphanRow, PointRow, to_json};
+use crate::store::rows::{OrphanRow, PointRow, to_json};
 use crate::store::sql::history::{self, CheckpointInsert, ResultInsert};
 use crate::store::sql::trials::{self, Token};
 use crate::store::sql::workers;
@@ -123,11 +123,10 @@ impl Op for Finish {
         // Who comes to the end is not stopped any more, but others are compared with it.
         early_stop::judge(tx, &mut changes, &new, false).await?;
         history::put_checkpoints(tx, checkpoints).await?;
-        let attempts = trials::attempts(tx, &ids).await?;
         let mut tally = Tally { results: Vec::new(), orphans: Vec::new(), health: worker.health(), now };
         let mut verdicts = Vec::with_capacity(self.ends.len());
         for end in &self.ends {
-            verdicts.push(self.finish(tx, &mut changes, end, &attempts, &mut tally).await?);
+            verdicts.push(self.finish(tx, &mut changes, end, &mut tally).await?);
         }
         history::insert_results(tx, &tally.results).await?;
         changes.write(tx).await?;
@@ -145,7 +144,6 @@ impl Finish {
         tx: &mut T,
         changes: &mut Changes,
         end: &NewEnd,
-        attempts: &[AttemptRow],
         tally: &mut Tally,
     ) -> Result<Verdict, Error> {
         let token = end.token;
@@ -177,6 +175,7 @@ impl Finish {
             }
             Err(refused) => refused.to_string(),
         };
+        let attempts = trials::attempts(tx, &[token.trial]).await?;
         let before = attempts.iter().find(|row| {
             row.trial == token.trial.0
                 && row.number == i64::from(token.attempt)

@@ -86,8 +86,7 @@ impl Lease {
         max: i64,
         now: Millis,
     ) -> Result<(Changes, Vec<TrialRow>), Error> {
-        let others = workers::has_others(tx, &self.worker).await?;
-        let avoiding = avoiding(&self.worker, others);
+        let avoiding = avoiding(&self.worker);
         let ids: Vec<i64> = needs.iter().map(|need| need.need).collect();
         let mut candidates = match ids.as_slice() {
             [] => Vec::new(),
@@ -139,8 +138,8 @@ impl Lease {
 }
 
 /// A trial that failed on a worker is left to others for a while, if there are others.
-pub(in crate::store) fn avoiding(worker: &WorkerId, has_others: bool) -> Avoiding<'_> {
-    Avoiding { worker: if has_others { &worker.0 } else { "" }, patience: PATIENCE }
+pub(in crate::store) fn avoiding(worker: &WorkerId) -> Avoiding<'_> {
+    Avoiding { worker: &worker.0, patience: PATIENCE }
 }
 
 /// The needs that a worker serves, and whether it would have to load a backbone or a task for them.

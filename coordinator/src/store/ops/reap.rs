@@ -30,6 +30,8 @@ pub struct Reaped {
 impl Op for Reap {
     type Output = Reaped;
 
+    const IS_SMALL: bool = false;
+
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Reaped, Error> {
         let workers = workers::lose(tx, now - self.ttl - self.grace).await?;
         let before = now - self.grace;

@@ -21,6 +21,8 @@ impl Op for Requeue {
     /// The sweep, and how many trials were queued.
     type Output = (SweepRow, u64);
 
+    const IS_SMALL: bool = false;
+
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<(SweepRow, u64), Error> {
         let row = control::lock(tx, &self.sweep).await?;
         if row.state()? == SweepState::Cancelled {

@@ -86,6 +86,8 @@ impl Op for Submit {
     /// The sweep, and whether it is new.
     type Output = (SweepRow, bool);
 
+    const IS_SMALL: bool = false;
+
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<(SweepRow, bool), Error> {
         let new = &self.sweep;
         if let Some(row) = sweeps::by_key(tx, &new.key).await? {

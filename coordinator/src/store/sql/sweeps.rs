@@ -5,10 +5,10 @@ use serde::Serialize;
 use crate::fair::Candidate;
 use crate::store::error::Error;
 use crate::store::rows::{
-    CandidateRow, ConfigurationRow, FailureRow, RecipeRow, SourceRow, SweepRow, to_json,
+    CandidateRow, ConfigurationRow, FailureRow, KeyRow, RecipeRow, SourceRow, SweepRow, to_json,
 };
 use crate::store::tx::{Sql, Tx, args, locking};
-use crate::trial::Millis;
+use crate::trial::{Millis, TrialId};
 
 const BY_KEY: Sql = locking!("SELECT * FROM sweep WHERE key = $1");
 /// Without a lock, for who only wants to know.
@@ -28,6 +28,21 @@ const LOCK: Sql = Sql {
                 ORDER BY number FOR NO KEY UPDATE",
 };
 
+/// The sweeps of these trials.
+const LOCK_OF: Sql = Sql {
+    sqlite: "SELECT * FROM sweep
+              WHERE number IN (SELECT sweep FROM trial WHERE id IN (SELECT value FROM json_each($1)))
+              ORDER BY number",
+    postgres: "SELECT * FROM sweep
+                WHERE number IN (SELECT sweep FROM trial
+                                  WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint)))
+                ORDER BY number FOR NO KEY UPDATE",
+};
+
+const ANY_QUEUED: Sql = Sql::both(
+    "SELECT count(*) AS key FROM (SELECT number FROM sweep WHERE state = 'active' AND queued > 0 LIMIT 1) x",
+);
+
 /// Without a lock, for who only wants to know.
 const PEEK: Sql = Sql {
     sqlite: LOCK.sqlite,
@@ -37,14 +52,16 @@ const PEEK: Sql = Sql {
 };
 
 /// Active sweeps, and how many trials each may give now: 0 unless one is due, has one of the needs, and did not fail
-/// last on the worker `$3` within the time until `$4`.
+/// last on the worker `$3` within the time until `$4` while there is another worker.
 const CANDIDATES: Sql = Sql {
     sqlite: "SELECT s.number, s.project, s.priority, s.running, s.served,
                     CASE WHEN s.queued > 0 AND (s.max_running IS NULL OR s.running < s.max_running)
                           AND EXISTS (SELECT 1 FROM trial t
                                        WHERE t.sweep = s.number AND t.need IN (SELECT value FROM json_each($1))
                                          AND t.state = 'queued' AND t.not_before <= $2
-                                         AND (t.failed_on IS NULL OR t.failed_on <> $3 OR t.not_before <= $4))
+                                         AND (t.failed_on IS NULL OR t.failed_on <> $3 OR t.not_before <= $4
+                                              OR NOT EXISTS (SELECT 1 FROM worker w
+                                                              WHERE w.state = 'live' AND w.id <> $3)))
                          THEN min(s.queued, coalesce(s.max_running - s.running, s.queued)) ELSE 0 END AS room
                FROM sweep s WHERE s.state = 'active'",
     postgres: "SELECT s.number, s.project, s.priority, s.running, s.served,
@@ -53,7 +70,9 @@ const CANDIDATES: Sql = Sql {
                                          WHERE t.sweep = s.number
                                            AND t.need = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
                                            AND t.state = 'queued' AND t.not_before <= $2
-                                           AND (t.failed_on IS NULL OR t.failed_on <> $3 OR t.not_before <= $4))
+                                           AND (t.failed_on IS NULL OR t.failed_on <> $3 OR t.not_before <= $4
+                                                OR NOT EXISTS (SELECT 1 FROM worker w
+                                                                WHERE w.state = 'live' AND w.id <> $3)))
                            THEN least(s.queued, s.max_running - s.running) ELSE 0 END AS room
                  FROM sweep s WHERE s.state = 'active'",
 };
@@ -209,6 +228,17 @@ pub(in crate::store) async fn active<T: Tx>(tx: &mut T) -> Result<Vec<SweepRow>,
 /// Locks sweeps, in the order that keeps lockers from waiting for each other in a circle.
 pub(in crate::store) async fn lock<T: Tx>(tx: &mut T, numbers: &[i64]) -> Result<Vec<SweepRow>, Error> {
     Ok(tx.fetch(LOCK, args![to_json(numbers)]).await?)
+}
+
+/// Locks the sweeps that these trials belong to. A trial never changes its sweep.
+pub(in crate::store) async fn lock_of<T: Tx>(tx: &mut T, trials: &[TrialId]) -> Result<Vec<SweepRow>, Error> {
+    Ok(tx.fetch(LOCK_OF, args![to_json(trials)]).await?)
+}
+
+/// Whether any active sweep has a trial waiting, due or not.
+pub(in crate::store) async fn any_queued<T: Tx>(tx: &mut T) -> Result<bool, Error> {
+    let row: Option<KeyRow> = tx.fetch_one(ANY_QUEUED, args![]).await?;
+    Ok(row.is_some_and(|row| row.key > 0))
 }
 
 pub(in crate::store) async fn peek<T: Tx>(tx: &mut T, numbers: &[i64]) -> Result<Vec<SweepRow>, Error> {

@@ -62,7 +62,8 @@ const CLAIMABLE: Sql = Sql {
               WHERE t.id IN (SELECT q.id FROM trial q
                               WHERE q.sweep = $1 AND q.need = n.value ->> 'need' AND q.state = 'queued'
                                 AND q.not_before <= $3
-                                AND (q.failed_on IS NULL OR q.failed_on <> $5 OR q.not_before <= $6)
+                                AND (q.failed_on IS NULL OR q.failed_on <> $5 OR q.not_before <= $6
+                                     OR NOT EXISTS (SELECT 1 FROM worker w WHERE w.state = 'live' AND w.id <> $5))
                               ORDER BY q.id LIMIT $4)
               ORDER BY n.value ->> 'cold', t.id LIMIT $4",
     postgres: "SELECT t.* FROM trial t
@@ -71,7 +72,9 @@ const CLAIMABLE: Sql = Sql {
                            CROSS JOIN LATERAL (SELECT id FROM trial
                                                 WHERE sweep = $1 AND need = n.need AND state = 'queued'
                                                   AND not_before <= $3
-                                                  AND (failed_on IS NULL OR failed_on <> $5 OR not_before <= $6)
+                                                  AND (failed_on IS NULL OR failed_on <> $5 OR not_before <= $6
+                                                       OR NOT EXISTS (SELECT 1 FROM worker w
+                                                                       WHERE w.state = 'live' AND w.id <> $5))
                                                 ORDER BY id LIMIT $4) q
                            ORDER BY n.cold, q.id LIMIT $4))
                   AND t.state = 'queued'
@@ -122,8 +125,8 @@ const RENEW_LEASES: Sql = Sql {
 };
 const DELETE_LEASES: Sql = Sql {
     sqlite: "DELETE FROM lease
-              WHERE EXISTS (SELECT 1 FROM json_each($1) x
-                             WHERE lease.trial = x.value ->> 'trial' AND lease.attempt = x.value ->> 'attempt')",
+              WHERE trial IN (SELECT value ->> 'trial' FROM json_each($1))
+                AND (trial, attempt) IN (SELECT value ->> 'trial', value ->> 'attempt' FROM json_each($1))",
     postgres: "DELETE FROM lease l USING json_to_recordset($1::json) AS x(trial bigint, attempt bigint)
                 WHERE l.trial = x.trial AND l.attempt = x.attempt",
 };

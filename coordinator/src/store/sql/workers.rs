@@ -36,9 +36,6 @@ const LIST: Sql = Sql::both(
 const LIVE: Sql = Sql::both("SELECT * FROM worker WHERE state = 'live' ORDER BY name, id");
 const SET_HEALTH: Sql =
     Sql::both("UPDATE worker SET strikes = $2, failing_since = $3, rests_until = $4 WHERE id = $1");
-const OTHERS: Sql = Sql::both(
-    "SELECT count(*) AS key FROM (SELECT id FROM worker WHERE state = 'live' AND id <> $1 LIMIT 1) x",
-);
 const QUARANTINE: Sql = Sql::both("UPDATE worker SET quarantined = $2 WHERE id = $1");
 /// Everything that bears the name, for a worker that is started again is still on the same machine.
 const RELEASE: Sql = Sql::both(
@@ -152,12 +149,6 @@ pub(in crate::store) async fn set_health<T: Tx>(
         tx.execute(FORGIVE, args![worker.0.as_str()]).await?;
     }
     Ok(())
-}
-
-/// Whether any other worker is live.
-pub(in crate::store) async fn has_others<T: Tx>(tx: &mut T, worker: &WorkerId) -> Result<bool, Error> {
-    let others: Option<KeyRow> = tx.fetch_one(OTHERS, args![worker.0.as_str()]).await?;
-    Ok(others.is_some_and(|row| row.key > 0))
 }
 
 /// Notes that these trials were not at fault where they failed.
