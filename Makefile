@@ -25,6 +25,10 @@ test: setup postgres ## Run all tests, on SQLite and on a PostgreSQL server of t
 simulate: ## Run a coordinator and twenty workers in simulated time with all kinds of trouble: SEEDS=1000
 	SEEDS=$(or $(SEEDS),100) cargo test --release --locked -p coordinator --test simulate -- --nocapture
 
+chaos: postgres ## Kill and stop coordinators, workers and PostgreSQL at random, on both databases: MINUTES=10
+	MINUTES=$(or $(MINUTES),10) cargo test --locked -p coordinator --test chaos -- --ignored --exact \
+		processes_die_and_nothing_is_lost_or_done_twice --nocapture
+
 lint: setup ## Check formatting, clippy and the documentation, warnings being errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
