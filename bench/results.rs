@@ -1,6 +1,8 @@
 //! How long the results of 100,000 trials take: 20,000 configurations with five seeds and 14 metrics each, read page by
 //! page over gRPC from an SQLite database. `make bench-results` prints the times of all metrics and of two.
 
+#![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
+
 use std::time::{Duration, Instant};
 
 use coordinator::server::{self, Options};
