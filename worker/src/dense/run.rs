@@ -41,6 +41,10 @@ pub enum SegmentError {
     Trial(#[from] TrialError),
     #[error("`{backbone}` is a {family} backbone: the head needs the patches of a ViT")]
     Family { backbone: String, family: &'static str },
+    #[error(
+        "--stride is {stride}, but windows are {side} pixels wide: pixels between them would not be seen; use at most {side}"
+    )]
+    Stride { stride: i64, side: i64 },
     #[error("{0}")]
     Unread(String),
     #[error("the training loss became {loss} in epoch {epoch}")]
@@ -80,6 +84,9 @@ pub fn run(
     let mut trainer =
         Trainer { job, device: session.device(), backbone: &backbone, segmenter, train, position: 0 };
     let sliding = Sliding { side: making.side, stride: settings.stride };
+    if sliding.stride > sliding.side {
+        return Err(SegmentError::Stride { stride: sliding.stride, side: sliding.side });
+    }
     let mut metrics = Metrics::new();
     for epoch in 0..recipe.epochs {
         let loss = trainer.epoch(epoch)?;
