@@ -34,7 +34,7 @@ recipe: noah
 image_size: 56
 epochs: 2
 lr: 0.002
-split: {test: null}
+split: {train: demo_train, eval: demo_val, test: null}
 seed: 7
 $settings
 YAML
