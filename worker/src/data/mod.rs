@@ -107,8 +107,8 @@ fn cache_bytes(images: usize, size: i64, budget: u64) -> Result<usize, DataError
     }
 }
 
-/// What the kernel says can be allocated without swapping; unbounded where it does not say.
-fn free_memory() -> u64 {
+/// Bytes that the kernel says can be allocated without swapping; unbounded where it does not say.
+pub(crate) fn free_memory() -> u64 {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     available(&meminfo).unwrap_or(u64::MAX)
 }

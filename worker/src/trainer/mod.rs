@@ -7,6 +7,7 @@ pub mod device;
 mod ensemble;
 mod error;
 mod inputs;
+mod memory;
 mod metrics;
 mod optim;
 mod predict;

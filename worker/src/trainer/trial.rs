@@ -1,13 +1,14 @@
 //! A trial with its assets at hand: what every phase works on.
 
 use sweeps::recipe::{self, Recipe};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::attendant::Attendant;
 use super::checkpoint::{self, CheckpointError, Position};
 use super::ensemble::{Ensemble, Setup};
 use super::error::TrialError;
 use super::inputs::{Frozen, Inputs};
+use super::memory;
 use super::metrics::Scores;
 use super::optim::{Member, Rule};
 use super::prune::Pruned;
@@ -15,6 +16,7 @@ use super::rewind::Values;
 use super::run::{Job, Metrics};
 use super::session::Session;
 use crate::backbone::Backbone;
+use crate::data;
 use crate::tuning::Kept;
 
 pub(super) struct Trial<'a> {
@@ -45,6 +47,9 @@ impl<'a> Trial<'a> {
         let members = [member];
         let setup = setup(recipe, classes, rule, &members, None);
         let ensemble = Ensemble::new(&backbone, &setup);
+        if let (Some(vit), Device::Cpu) = (backbone.vit(), session.device()) {
+            memory::check(recipe, vit.arch(), ensemble.entry(), data::free_memory())?;
+        }
         let frozen = Frozen {
             backbone,
             identity,
