@@ -35,7 +35,7 @@ pub struct Member {
 
 impl Rule {
     /// The weight decay of a parameter for each member; `None` if it is never decayed.
-    fn decay(self, param: &Param, members: &[Member]) -> Option<Vec<f64>> {
+    pub fn decay(self, param: &Param, members: &[Member]) -> Option<Vec<f64>> {
         let is_spared = matches!(self, Rule::AdamWVpt { .. }) && param.name.contains("bias");
         match param.decay {
             _ if is_spared => None,

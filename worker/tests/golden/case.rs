@@ -10,7 +10,7 @@ use worker::backbone::{Arch, Backbone, Weights};
 use worker::convnet::{convnext, resnet};
 use worker::swin;
 use worker::trainer::{Ensemble, Member, Rule, Setup, cross_entropy};
-use worker::tuning::{self, Decay, Entry, Kept, Linear, Noise, Param, Side, Step};
+use worker::tuning::{self, Entry, Kept, Linear, Noise, Param, Side, Step};
 use worker::vit::{self, Pool, PositionResize};
 
 use crate::compare::Comparison;
@@ -185,7 +185,7 @@ impl<'a> Run<'a> {
         let inputs = case.tensors("inputs.safetensors")?;
         let (member, lr, rule) = settings(&case.json["optimizer"]);
         let ensemble = ensemble(case, backbone, method, (how, member, rule), kept, &inputs)?;
-        check_groups(&case.json["optimizer"], &ensemble, member, lr)?;
+        check_groups(&case.json["optimizer"], &ensemble, (member, lr, rule))?;
         Ok(Run { case, backbone, method, how, kept, inputs, ensemble: ensemble.into(), lr })
     }
 
@@ -455,20 +455,18 @@ fn settings(optimizer: &Value) -> (Member, f64, Rule) {
 }
 
 /// Our rule of what is decayed has to give each tensor the authors' settings.
-fn check_groups(optimizer: &Value, ensemble: &Ensemble, member: Member, lr: f64) -> Result<(), String> {
+fn check_groups(
+    optimizer: &Value,
+    ensemble: &Ensemble,
+    (member, lr, rule): (Member, f64, Rule),
+) -> Result<(), String> {
     let Some(list) = optimizer["groups"].as_array() else { return Ok(()) };
-    let spares_biases = optimizer["name"].as_str() == Some("adamw_vpt");
     for param in ensemble.params() {
         let group = list
             .iter()
             .find(|g| g["params"].as_array().is_some_and(|p| p.iter().any(|n| *n == param.name)))
             .ok_or_else(|| format!("{} is in no optimiser group", param.name))?;
-        let ours = match param.decay {
-            _ if spares_biases && param.name.contains("bias") => 0.0,
-            Decay::Never => 0.0,
-            Decay::Body => member.wd,
-            Decay::Head => member.wd_head,
-        };
+        let ours = rule.decay(param, &[member]).map_or(0.0, |decay| decay[0]);
         let (decay, rate) = (group["weight_decay"].as_f64(), group["lr"].as_f64());
         let is_rate = rate.is_some_and(|rate| (rate - lr * param.lr).abs() <= 1e-12);
         if decay != Some(ours) || !is_rate {
