@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres build demo test test-pytorch lint bench bench-results interop audit gpu-check clean-demo
+.PHONY: help setup postgres build demo test test-pytorch lint bench bench-expand bench-results interop audit gpu-check clean-demo
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -39,6 +39,9 @@ test-pytorch: build ## Compare PyTorch's use of an artifact with ours (installs 
 
 bench: setup ## Measure what sharing saves in a training step, as ratios
 	cargo bench --locked -p worker --bench step
+
+bench-expand: ## Measure how long sweep files take to expand, and the memory of a million trials
+	cargo bench --locked -p sweeps --bench expand
 
 bench-results: ## Measure how long the results of 100,000 trials take
 	cargo bench --locked -p coordinator --bench results

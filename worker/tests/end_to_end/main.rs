@@ -117,6 +117,39 @@ stages:
     assert!(!tuned.contains(&fresh[0]), "{tuned:?} {fresh:?}");
 }
 
+/// The protocol of E²VPT with one setting and two candidates. The first epoch of a candidate has a learning rate of 0: what
+/// it scores and prunes is what the stage before has tuned.
+#[test]
+fn candidates_are_pruned_from_what_was_tuned() {
+    let mut cluster = Cluster::start(&[]);
+    cluster.worker("only");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../sweeps/vtab_e2vpt.yaml");
+    let mut submit = vec!["submit", file];
+    for change in [
+        "base={backbone: tiny, method: e2vpt, prompt_length: 4, kv_length: 2, image_size: 32, epochs: 4, batch_size: 8, \
+         schedule: {name: cosine, warmup_epochs: 1, warmup: vpt}}",
+        "axes={task: {values: [test/shades]}, lr: {values: [0.1]}}",
+        "stages.tune.split={train: train, eval: val}",
+        "stages.rewind.set.rewind_schedule={prune_at: 1, to: fresh, epochs: 2}",
+        "stages.rewind.axes={pruning_ratio: {values: [0.25, 0.5]}, segment_ratio: {values: [0.5]}}",
+        "stages.final.split={train: train, eval: val, test: test}",
+        "stages.final.set.rewind_schedule={prune_at: 4, to: fresh, epochs: 2}",
+        "stages.final.replicates.seeds=[42]",
+    ] {
+        submit.extend(["--set", change]);
+    }
+    cluster.sweep(&submit);
+    cluster.watch_to_the_end();
+    let trials = trials(&cluster);
+    let of = |stage: &str, metric: &str| -> Vec<f64> {
+        let of_stage = trials.iter().filter(|trial| trial["stage"] == stage);
+        of_stage.map(|trial| trial["metrics"][metric].as_f64().expect("a score")).collect()
+    };
+    let scored = of("score", "val/loss");
+    assert_eq!(of("rewind", "dense/loss"), [scored[0], scored[0]]);
+    assert_eq!((of("final", "test/top1").len(), of("tune", "val/top1").len()), (1, 1));
+}
+
 /// The miniature of the paper's protocol, on the backbone and the images of these tests.
 #[test]
 fn a_protocol_runs_from_tuning_to_test() {
