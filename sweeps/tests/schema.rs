@@ -19,7 +19,7 @@ fn parses(file: &Value) -> bool {
 
 /// A file that is valid for a method.
 fn file(method: &str) -> Value {
-    let required = [("prompt_length", 5), ("kv_length", 5), ("mlp_layers", 2), ("trained_blocks", 1)];
+    let required = [("prompt_length", 5), ("kv_prompt_length", 5), ("mlp_layers", 2), ("trained_blocks", 1)];
     let mut base = json!({"backbone": "b", "task": "t", "method": method, "lr": 1, "epochs": 100000});
     for (key, value) in required.iter().filter(|(key, _)| recipe::method_reads(method, key)) {
         base[*key] = (*value).into();

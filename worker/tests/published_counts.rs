@@ -108,11 +108,11 @@ fn e2vpt_can_hold_the_printed_shares_of_all_24_tasks() {
     let vit = vit_b16();
     let printed = printed("E2VPT");
     assert_eq!(printed.len(), TASKS.len());
-    for (task, classes, _, _, (prompt_length, kv_length, tokens, segments)) in TASKS {
+    for (task, classes, _, _, (prompt_length, kv_prompt_length, tokens, segments)) in TASKS {
         let method = Method::E2vpt(E2vpt {
             prompt_length,
             prompt_dropout: 0.1,
-            kv_length,
+            kv_prompt_length,
             kv_share: true,
             kv_position: KvPosition::Before,
             kv_blocks: KvBlocks::All,

@@ -85,7 +85,7 @@ pub const KEYS: &[Key] = &[
     key("also_train", VPT, "of the backbone: none, bias, cls or cls_reinit; none"),
     key("shared", DEEP, "whether all blocks get the same prompts; false"),
     key("noexpand", DEEP, "whether the slots are taken out behind the last prompted block; false"),
-    key("kv_length", E2VPT, "key-value prompts per head, 0 to 10000; required"),
+    key("kv_prompt_length", E2VPT, "key-value prompts per head, 0 to 10000; required"),
     key("kv_share", E2VPT, "whether keys and values get the same prompts; true"),
     key("kv_position", E2VPT, "of key-value prompts: before or after; the same function; before"),
     key("kv_blocks", E2VPT, "blocks with key-value prompts: all or first; all"),

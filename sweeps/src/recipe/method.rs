@@ -155,7 +155,7 @@ pub struct E2vpt {
     pub prompt_length: u32,
     pub prompt_dropout: f64,
     /// Key-value prompts in each head.
-    pub kv_length: u32,
+    pub kv_prompt_length: u32,
     /// Keys and values get the same prompts.
     pub kv_share: bool,
     pub kv_position: KvPosition,

@@ -18,7 +18,7 @@ fn refused(extra: &str, message: &str) {
     assert!(found.contains(message), "{found}");
 }
 
-const E2VPT: &str = r#""method": "e2vpt", "kv_length": 5"#;
+const E2VPT: &str = r#""method": "e2vpt", "kv_prompt_length": 5"#;
 const DEEP: &str = r#""method": "vpt_deep""#;
 
 #[test]

@@ -190,7 +190,7 @@ fn e2vpt(top: &Fields<'_>) -> Result<E2vpt, RecipeError> {
     Ok(E2vpt {
         prompt_length: prompt_length(top)?,
         prompt_dropout: share(top, "prompt_dropout", 0.1)?,
-        kv_length: top.int("kv_length", None, 0..=10_000)?,
+        kv_prompt_length: top.int("kv_prompt_length", None, 0..=10_000)?,
         kv_share: top.bool("kv_share", true)?,
         kv_position: top.choice("kv_position", Some(KvPosition::Before), names::KV_POSITION)?,
         kv_blocks: top.choice("kv_blocks", Some(KvBlocks::All), names::KV_BLOCKS)?,

@@ -202,7 +202,7 @@ fn settings_that_do_not_go_together_are_refused() {
         (vpt, r#", "shared": true"#, "shared: is not read by method `vpt_shallow`: `vpt_deep` reads it"),
         (
             r#", "method": "e2vpt", "prompt_length": 5"#,
-            r#", "kv_length": 1, "segments": 5"#,
+            r#", "kv_prompt_length": 1, "segments": 5"#,
             "does not divide the 768",
         ),
         (r#", "method": "adapter""#, r#", "reduction": 800"#, "more than the width 768 of `vit_b16_in21k`"),
@@ -248,11 +248,17 @@ fn any_method() -> impl Strategy<Value = Method> {
         },
     );
     let e2vpt = (prompts(), 0..=10_000_u32, any::<(bool, bool, bool)>(), 1..=64_u32, fidelity()).prop_map(
-        |((prompt_length, _, prompt_dropout), kv_length, (kv_share, after, first), segments, fidelity)| {
+        |(
+            (prompt_length, _, prompt_dropout),
+            kv_prompt_length,
+            (kv_share, after, first),
+            segments,
+            fidelity,
+        )| {
             Method::E2vpt(E2vpt {
                 prompt_length,
                 prompt_dropout,
-                kv_length,
+                kv_prompt_length,
                 kv_share,
                 kv_position: if after { KvPosition::After } else { KvPosition::Before },
                 kv_blocks: if first { KvBlocks::First } else { KvBlocks::All },

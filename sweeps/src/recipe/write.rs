@@ -144,7 +144,7 @@ fn e2vpt(e2vpt: &E2vpt, out: &mut Items<'_>) {
     out.extend([
         ("prompt_length", Item::Int(e2vpt.prompt_length)),
         ("prompt_dropout", Item::Float(e2vpt.prompt_dropout)),
-        ("kv_length", Item::Int(e2vpt.kv_length)),
+        ("kv_prompt_length", Item::Int(e2vpt.kv_prompt_length)),
         ("kv_share", Item::Bool(e2vpt.kv_share)),
         ("kv_position", chosen(names::KV_POSITION, &e2vpt.kv_position)),
         ("kv_blocks", chosen(names::KV_BLOCKS, &e2vpt.kv_blocks)),

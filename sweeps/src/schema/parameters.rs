@@ -28,7 +28,7 @@ pub(super) fn parameter(key: &str) -> Value {
         "method" => json!({"enum": METHODS}),
         "image_size" => integer(1, 4096),
         "prompt_length" | "trained_blocks" | "reduction" | "rank" => integer(1, 10_000),
-        "kv_length" => integer(0, 10_000),
+        "kv_prompt_length" => integer(0, 10_000),
         "insertion_depth" => integer(0, 9_999),
         "prompted_blocks" => or_null(integer(1, 10_000)),
         "prompt_project" => or_null(integer(1, 100_000)),

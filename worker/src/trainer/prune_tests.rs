@@ -99,7 +99,7 @@ fn the_gradient_at_a_mask_is_the_sum_of_p_and_g() {
     let e2vpt = E2vpt {
         prompt_length: 3,
         prompt_dropout: 0.0,
-        kv_length: 2,
+        kv_prompt_length: 2,
         kv_share: true,
         kv_position: KvPosition::Before,
         kv_blocks: KvBlocks::All,

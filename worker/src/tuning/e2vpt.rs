@@ -42,7 +42,7 @@ impl E2vpt {
         let prompts = Vpt::new(&vpt, arch, init, kept.filter(|_| !is_code));
 
         let blocks = if method.kv_blocks == KvBlocks::All { i64::from(arch.depth) } else { 1 };
-        let (heads, length) = (i64::from(arch.heads), i64::from(method.kv_length));
+        let (heads, length) = (i64::from(arch.heads), i64::from(method.kv_prompt_length));
         let head_dim = i64::from(arch.dim / arch.heads);
         // Xavier uniform of the code on one block's [V, d]-shaped tensor: v = √(6 / (V·d)).
         let bound = (6.0 / (length * head_dim).max(1) as f64).sqrt();

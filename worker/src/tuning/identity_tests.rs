@@ -27,11 +27,11 @@ fn start(method: &Method, name: &str) -> Tensor {
     value.into_inner().unwrap_or_else(|| panic!("no {name}"))
 }
 
-fn e2vpt(kv_length: u32) -> E2vpt {
+fn e2vpt(kv_prompt_length: u32) -> E2vpt {
     E2vpt {
         prompt_length: 3,
         prompt_dropout: 0.0,
-        kv_length,
+        kv_prompt_length,
         kv_share: true,
         kv_position: KvPosition::Before,
         kv_blocks: KvBlocks::All,

@@ -24,7 +24,7 @@ fn keys(name: &str, location: Option<&str>) -> String {
         "partial_k" => r#", "trained_blocks": 2"#,
         "adapter" => r#", "reduction": 3"#,
         "lora" => r#", "rank": 2"#,
-        "e2vpt" => r#", "prompt_length": 2, "kv_length": 2, "segments": 4, "fidelity": "code""#,
+        "e2vpt" => r#", "prompt_length": 2, "kv_prompt_length": 2, "segments": 4, "fidelity": "code""#,
         "gated" | "spt_shallow" | "spt_deep" | "cvpt" => r#", "prompt_length": 2"#,
         _ if matches!(location, Some("add" | "add_1")) => "",
         "vpt_shallow" | "vpt_deep" => r#", "prompt_length": 2"#,

@@ -89,8 +89,8 @@ fn an_artifact_of_another_backbone_is_refused() {
 fn a_pruned_trial_says_what_it_kept_and_predicts_with_it() {
     let cluster = Cluster::start(&[]);
     for method in [
-        r#""method": "e2vpt", "prompt_length": 4, "kv_length": 2, "segments": 8, "segment_ratio": 0.5, "pruning_ratio": 0.5"#,
-        r#""method": "e2vpt", "prompt_length": 4, "kv_length": 2, "fidelity": "code", "pruning_ratio": 0.5"#,
+        r#""method": "e2vpt", "prompt_length": 4, "kv_prompt_length": 2, "segments": 8, "segment_ratio": 0.5, "pruning_ratio": 0.5"#,
+        r#""method": "e2vpt", "prompt_length": 4, "kv_prompt_length": 2, "fidelity": "code", "pruning_ratio": 0.5"#,
         r#""method": "vpt_deep", "prompt_length": 3, "pruning_scope": "global", "importance": "taylor", "pruning_ratio": 0.7"#,
     ] {
         let file = format!(

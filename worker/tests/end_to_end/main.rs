@@ -126,7 +126,7 @@ fn candidates_are_pruned_from_what_was_tuned() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../sweeps/vtab_e2vpt.yaml");
     let mut submit = vec!["submit", file];
     for change in [
-        "base={backbone: tiny, method: e2vpt, prompt_length: 4, kv_length: 2, image_size: 32, epochs: 4, batch_size: 8, \
+        "base={backbone: tiny, method: e2vpt, prompt_length: 4, kv_prompt_length: 2, image_size: 32, epochs: 4, batch_size: 8, \
          schedule: {name: cosine, warmup_epochs: 1, warmup: vpt}}",
         "axes={task: {values: [test/shades]}, lr: {values: [0.1]}}",
         "stages.tune.split={train: train, eval: val}",

@@ -14,11 +14,11 @@ const BASE: &str = r#""backbone": "tiny", "task": "test/shades", "image_size": 3
 const RECIPES: [&str; 5] = [
     r#""method": "vpt_deep", "prompt_length": 3, "prompt_dropout": 0.2"#,
     r#""method": "gated", "prompt_length": 2, "optimizer": "adamw", "wd": 0.1"#,
-    r#""method": "e2vpt", "prompt_length": 4, "kv_length": 2, "segments": 8, "pruning_ratio": 0.5, "segment_ratio": 0.25,
+    r#""method": "e2vpt", "prompt_length": 4, "kv_prompt_length": 2, "segments": 8, "pruning_ratio": 0.5, "segment_ratio": 0.25,
         "schedule": "constant", "rewind_schedule": {"prune_at": 2, "epochs": 2}"#,
     r#""method": "vpt_deep", "prompt_length": 3, "pruning_ratio": 0.5, "pruning_scope": "global", "importance": "taylor",
         "schedule": "constant", "rewind_schedule": {"prune_at": 2, "to": {"epoch": 1}, "epochs": 2, "lr": "continue"}"#,
-    r#""method": "e2vpt", "prompt_length": 2, "kv_length": 1, "segments": 2, "pruning_ratio": 0.5, "fidelity": "code",
+    r#""method": "e2vpt", "prompt_length": 2, "kv_prompt_length": 1, "segments": 2, "pruning_ratio": 0.5, "fidelity": "code",
         "importance": "leave_one_out", "schedule": "constant", "rewind_schedule": {"to": "init", "epochs": 1}"#,
 ];
 

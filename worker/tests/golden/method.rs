@@ -45,7 +45,7 @@ pub(crate) fn method(case: &Case, params: &Tensors) -> Result<Method, String> {
         "e2vpt" => Method::E2vpt(E2vpt {
             prompt_length: length()?,
             prompt_dropout: 0.0,
-            kv_length: number("kv_tokens").unwrap_or(0),
+            kv_prompt_length: number("kv_tokens").unwrap_or(0),
             kv_share: config["kv_share"].as_bool().unwrap_or(true),
             kv_position: match config["kv_position"].as_str() {
                 Some("after") => KvPosition::After,

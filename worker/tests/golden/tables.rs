@@ -182,7 +182,7 @@ fn row_method(row: &str) -> Result<Method, String> {
             return Ok(Method::E2vpt(E2vpt {
                 prompt_length: length,
                 prompt_dropout: 0.1,
-                kv_length: number("V").unwrap_or(0),
+                kv_prompt_length: number("V").unwrap_or(0),
                 kv_share: !has("unshared"),
                 kv_position: KvPosition::Before,
                 kv_blocks: if has("kvfirst") { KvBlocks::First } else { KvBlocks::All },
