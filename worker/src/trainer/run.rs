@@ -86,8 +86,9 @@ enum Flow {
 /// run is cut, what it ends with is the same to the bit.
 ///
 /// Metrics: `train/loss`; `val/…` of the last epoch and `test/…` once at the end, each `top1`, `top5`, `per_class` in
-/// percent and `loss`; of trials that prune those of [`Trial::prune`]; `images_per_second` of training; `seconds/wall` and `seconds/cpu` or `seconds/gpu`, of all
-/// attempts together; `memory/peak_mib` of the process; `params/trainable` and `params/percent` (of backbone + tuned).
+/// percent and `loss`; of trials that prune `dense/…`, `pruned/…`, `prompts/…` and `params/effective`; `images_per_second`
+/// of training; `seconds/wall` and `seconds/cpu` or `seconds/gpu`, of all attempts together; `memory/peak_mib` of the
+/// process; `params/trainable` and `params/percent` (of backbone + tuned).
 pub fn run(
     job: &Job,
     from: Option<&[u8]>,
