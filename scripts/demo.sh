@@ -84,6 +84,7 @@ cat << TEXT
 What next: the sweep is in $folder/demo.db. Serve it again, in one terminal, and look around in another:
     $bin/coordinator serve --database-url sqlite:$folder/demo.db
     $bin/sweep list
+    $bin/sweep results last --spread std
     $bin/sweep best last
     $bin/sweep trials last
     $bin/sweep capture TRIAL

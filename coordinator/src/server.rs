@@ -40,7 +40,7 @@ pub enum ServerError {
         "{0} is not on this machine alone, and no token is set: set SWEEP_TOKEN or --token-file, or listen on 127.0.0.1"
     )]
     NoToken(SocketAddr),
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address}; stop what uses it, or give another --listen")]
     Bind {
         address: SocketAddr,
         #[source]

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+const EXIT_CODES: &str = "Exit codes: 0 ok or left in good order, 1 failed, with one line on stderr that says why, 2 wrong arguments.";
+
 #[derive(Debug, Parser)]
-#[command(name = "worker", version, about = "Leases trials from a coordinator and trains them")]
+#[command(name = "worker", version, about = "Leases trials from a coordinator and trains them", after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -112,6 +114,7 @@ pub(crate) struct Train {
     /// CPU threads [default: all cores, as a worker with one slot]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
+    /// json: one object a line, an epoch each, then the final metrics
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     /// Write the tuned tensors to this safetensors file
@@ -150,6 +153,7 @@ pub(crate) struct Segment {
     /// CPU threads [default: all cores]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
+    /// json: one object a line, an epoch each, then the final metrics
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     #[command(flatten)]

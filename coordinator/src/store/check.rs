@@ -1,6 +1,8 @@
 //! What must hold in a database at any moment, asked of the database itself: the promises of `docs/reliability.md` as
 //! queries. It reads one snapshot, takes no lock, and may run beside a coordinator.
 
+use std::path::Path;
+
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 
@@ -188,7 +190,11 @@ const INVARIANTS: &[(&str, Sql)] = &[
 pub async fn check(url: &str) -> Result<Vec<Violation>, CheckError> {
     let connecting = |error| CheckError::Open(OpenError::Connect(error));
     if let Some(path) = url.strip_prefix("sqlite:") {
-        let options = SqliteConnectOptions::new().filename(path.trim_start_matches("//")).read_only(true);
+        let path = Path::new(path.trim_start_matches("//"));
+        if !path.is_file() {
+            return Err(CheckError::Open(OpenError::Missing(path.to_owned())));
+        }
+        let options = SqliteConnectOptions::new().filename(path).read_only(true);
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(connecting)?;
         ask(&mut connection, "BEGIN").await
     } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {

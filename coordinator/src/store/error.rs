@@ -86,7 +86,7 @@ pub enum OpenError {
     Url(String),
     #[error("another coordinator is using {}; stop it, or give this one another --database-url", .0.display())]
     InUse(PathBuf),
-    #[error("the lock file {} cannot be taken", path.display())]
+    #[error("the lock file {} cannot be made; its folder must exist and be writable", path.display())]
     LockFile {
         path: PathBuf,
         #[source]
@@ -102,6 +102,15 @@ pub enum OpenError {
     Foreign(String),
     #[error("the database cannot be opened")]
     Connect(#[source] sqlx::Error),
+    #[error("no database answers at {host}:{port}; start it, or give another --database-url")]
+    Away {
+        host: String,
+        port: u16,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("there is no database {}; give the --database-url of one", .0.display())]
+    Missing(PathBuf),
     #[error("the database cannot be brought to schema version {version}")]
     Migrate {
         version: i64,

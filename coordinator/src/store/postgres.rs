@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use tokio::time::Instant;
 
@@ -51,9 +52,12 @@ impl Postgres {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(ACQUIRE)
-            .connect_with(options)
-            .await
-            .map_err(OpenError::Connect)?;
+            .connect_with(options.clone())
+            .await;
+        let pool = match pool {
+            Ok(pool) => pool,
+            Err(error) => return Err(away(&options, error).await),
+        };
         migrate(&pool).await?;
         let (own_pool, own_clock, own_commits) = (pool.clone(), clock.clone(), Arc::clone(&commits));
         let writer = Writer::start(|queue| write_all(own_pool, queue, own_clock, own_commits));
@@ -106,6 +110,20 @@ async fn time<T: Tx>(tx: &mut T, clock: &Clock) -> Result<Millis, Error> {
     }
     let row: Option<Now> = tx.fetch_one(NOW, args![]).await?;
     row.map(|row| row.now).ok_or(Error::Database(Arc::new(sqlx::Error::RowNotFound)))
+}
+
+/// Why no connection was had. A pool that waited in vain does not say it; a connection of its own does.
+async fn away(options: &PgConnectOptions, error: sqlx::Error) -> OpenError {
+    let source = match error {
+        sqlx::Error::PoolTimedOut => PgConnection::connect_with(options).await.err().unwrap_or(error),
+        error => error,
+    };
+    match source {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => {
+            OpenError::Away { host: options.get_host().to_owned(), port: options.get_port(), source }
+        }
+        source => OpenError::Connect(source),
+    }
 }
 
 async fn write_all(pool: PgPool, mut queue: Queue<PgConnection>, clock: Clock, commits: Arc<AtomicU64>) {

@@ -299,16 +299,14 @@ fn report(
         .or_else(|| space.base.find(key, field, wants_key));
     // An axis points at its whole value, so the message says which part of it is meant.
     let part = field.filter(|_| in_dims).map_or(String::new(), |field| format!("`{field}` "));
-    let message = match block.and_then(|block| block.name.as_deref()) {
-        Some(name) => format!("{part}{} (in block `{name}`)", error.message),
-        None => format!("{part}{}", error.message),
-    };
+    let message = format!("{part}{}", error.message);
+    let name = block.and_then(|block| block.name.as_deref());
     match place {
-        Some(place) => problems.error(place.at, &place.path, message),
+        Some(place) => problems.error_in(name, place.at, &place.path, message),
         None => {
             let place = block.map(|block| &block.place).or(include.map(|layer| &layer.place));
             let place = place.unwrap_or(&space.base.place);
-            problems.error(place.at, &place.path, format!("`{key}` {message}"));
+            problems.error_in(name, place.at, &place.path, format!("`{key}` {message}"));
         }
     }
 }

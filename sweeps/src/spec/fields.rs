@@ -29,9 +29,17 @@ impl<'a> Problems<'a> {
 
     /// Notes a mistake; one that was noted already at the same place is dropped.
     pub(crate) fn error(&mut self, at: Mark, path: &str, message: impl Into<String>) {
-        let message = message.into();
+        self.error_in(None, at, path, message.into());
+    }
+
+    /// Notes a mistake that showed in a block; one that was noted already at the same place, whatever the block, is
+    /// dropped.
+    pub(crate) fn error_in(&mut self, block: Option<&str>, at: Mark, path: &str, mut message: String) {
         if self.is_full() || !self.seen.insert((at, path.to_owned(), message.clone())) {
             return;
+        }
+        if let Some(name) = block {
+            message += &format!(" (in block `{name}`)");
         }
         let text = (at.source as usize).checked_sub(1).and_then(|index| self.overrides.get(index));
         let file = text.map_or_else(|| self.file.to_owned(), |text| format!("--set {text}"));

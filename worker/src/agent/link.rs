@@ -50,6 +50,7 @@ impl Interceptor for Bearer {
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     client: Client,
+    server: String,
     registration: Arc<Mutex<Registration>>,
     events: mpsc::Sender<Event>,
 }
@@ -73,6 +74,9 @@ impl Link {
             return Err(bad("TLS is not spoken; use http:// through a tunnel or a proxy".to_owned()));
         }
         let endpoint = Endpoint::from_shared(url).map_err(|error| bad(error.to_string()))?;
+        if endpoint.uri().port_u16().is_none() {
+            return Err(bad("it names no port; give it as http://HOST:PORT".to_owned()));
+        }
         let channel = endpoint
             .connect_timeout(CONNECT_LIMIT)
             .http2_keep_alive_interval(KEEP_ALIVE)
@@ -88,7 +92,7 @@ impl Link {
             None => Bearer(None),
         };
         let client = WorkersClient::with_interceptor(channel, bearer);
-        Ok(Self { client, registration: Arc::default(), events })
+        Ok(Self { client, server: server.to_owned(), registration: Arc::default(), events })
     }
 
     /// Announces the worker, trying until the coordinator answers. An answer that repeating cannot mend is an error.
@@ -97,9 +101,19 @@ impl Link {
             registration.request = request;
         }
         let mut pause = Pause::default();
+        let mut is_told = false;
         loop {
             match self.register_once().await {
                 Ok(terms) => return Ok(terms),
+                Err(status) if status.code() == Code::Unavailable && !is_told => {
+                    is_told = true;
+                    tracing::warn!(
+                        server = self.server,
+                        why = status.message(),
+                        "the coordinator cannot be reached; is it running at this address? trying again; --server or \
+                         SWEEP_SERVER sets another"
+                    );
+                }
                 Err(status) if is_refusal(&status) => {
                     return Err(AgentError::Refused {
                         why: status.message().to_owned(),

@@ -59,15 +59,18 @@ pub enum AgentError {
     Server { server: String, why: String },
     #[error("SWEEP_TOKEN holds characters that cannot be sent in a header")]
     Token,
-    #[error("the coordinator refused this worker ({code:?}): {why}{}", mend(*.code))]
+    #[error("the coordinator refused this worker ({code:?}): {why}{}", mend(*.code, .why))]
     Refused { code: tonic::Code, why: String },
     #[error("no trainer can be started: {problem}")]
     Trainer { problem: String },
 }
 
-fn mend(code: tonic::Code) -> &'static str {
+/// What to do, unless the coordinator, or what stands before it, has said so.
+fn mend(code: tonic::Code, why: &str) -> &'static str {
     match code {
-        tonic::Code::Unauthenticated => "; set SWEEP_TOKEN to the coordinator's token",
+        tonic::Code::Unauthenticated if !why.contains("SWEEP_TOKEN") => {
+            "; set SWEEP_TOKEN to the coordinator's token"
+        }
         _ => "",
     }
 }
