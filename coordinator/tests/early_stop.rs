@@ -3,11 +3,10 @@
 mod support;
 
 use coordinator::store::Token;
-use coordinator::store::ops::{Finish, NewEnd, NewSweep, Progress, Report};
+use coordinator::store::ops::{Finish, NewEnd, Progress, Report};
 use coordinator::store::rows::{AssignmentRow, SweepRow};
-use coordinator::sweep_file::{File, expand};
 use coordinator::trial::{TrialId, WorkerId};
-use support::{Env, is_accepted, on_both, point, success, token};
+use support::{Env, is_accepted, on_both, point, success, sweep_of, token};
 
 const FILE: &str = "
 version: 1
@@ -30,18 +29,6 @@ on_both!(
     who_reports_at_its_end_is_not_stopped_but_counts,
 );
 
-fn sweep(text: &str) -> NewSweep {
-    let file = File {
-        text: text.to_owned(),
-        overrides: Vec::new(),
-        given_key: String::new(),
-        client_version: String::new(),
-        git_commit: String::new(),
-        git_dirty: false,
-    };
-    expand(file, &[]).unwrap().0
-}
-
 async fn worker(env: &Env) -> WorkerId {
     let mut offer = support::offer(&["linear"]);
     let task = |name: &str| coordinator::offer::Task {
@@ -54,7 +41,7 @@ async fn worker(env: &Env) -> WorkerId {
 }
 
 async fn start(env: &Env, text: &str) -> (SweepRow, WorkerId, Vec<AssignmentRow>) {
-    let row = env.submit(sweep(text)).await;
+    let row = env.submit(sweep_of(text)).await;
     let gpu = worker(env).await;
     let leased = env.lease(&gpu, "r1", 100).await;
     (row, gpu, leased)

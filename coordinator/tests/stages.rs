@@ -4,14 +4,13 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coordinator::store::ops::{Cancel, NewSweep, Requeue, Submit};
+use coordinator::store::ops::{Cancel, Requeue, Submit};
 use coordinator::store::reads::Trials;
 use coordinator::store::rows::{SweepRow, TrialView};
 use coordinator::store::{Store, Token};
-use coordinator::sweep_file::{File, expand};
 use coordinator::trial::{FailureClass, TrialId, WorkerId};
 use proptest::prelude::*;
-use support::{Env, failure, is_accepted, on_both, success};
+use support::{Env, failure, is_accepted, on_both, success, sweep_of};
 
 /// Two tasks and two rates; then the best of each task with two seeds; then the better of those, going on from it.
 const FILE: &str = "
@@ -48,18 +47,6 @@ on_both!(
     coordinators_that_end_trials_at_once_open_a_group_once,
     failed_trials_that_are_tried_again_give_their_groups_another_chance,
 );
-
-fn sweep(text: &str) -> NewSweep {
-    let file = File {
-        text: text.to_owned(),
-        overrides: Vec::new(),
-        given_key: String::new(),
-        client_version: String::new(),
-        git_commit: String::new(),
-        git_dirty: false,
-    };
-    expand(file, &[]).unwrap().0
-}
 
 async fn worker(env: &Env) -> WorkerId {
     let mut offer = support::offer(&["linear"]);
@@ -98,7 +85,7 @@ fn shown(trials: &[TrialView]) -> Vec<String> {
 }
 
 async fn a_group_opens_when_its_last_trial_ends(env: &Env) {
-    let submitted = env.submit(sweep(FILE)).await;
+    let submitted = env.submit(sweep_of(FILE)).await;
     assert_eq!((counts(&submitted), submitted.configurations), ((4 + 4 + 3, 7, 4), 4 + 2 + 3));
     let gpu = worker(env).await;
     let tune = lease(env, &gpu, "r1").await;
@@ -138,7 +125,7 @@ async fn a_group_opens_when_its_last_trial_ends(env: &Env) {
 }
 
 async fn ties_go_to_the_smaller_rate(env: &Env) {
-    env.submit(sweep(FILE)).await;
+    env.submit(sweep_of(FILE)).await;
     let gpu = worker(env).await;
     for token in lease(env, &gpu, "r1").await {
         end(env, &gpu, token, 70.0).await;
@@ -148,7 +135,7 @@ async fn ties_go_to_the_smaller_rate(env: &Env) {
 }
 
 async fn a_group_without_a_score_is_given_up_and_blocks_no_other(env: &Env) {
-    let submitted = env.submit(sweep(FILE)).await;
+    let submitted = env.submit(sweep_of(FILE)).await;
     let gpu = worker(env).await;
     let tune = lease(env, &gpu, "r1").await;
     env.finish(&gpu, failure(tune[0], FailureClass::Diverged)).await;
@@ -170,7 +157,7 @@ async fn a_group_without_a_score_is_given_up_and_blocks_no_other(env: &Env) {
 }
 
 async fn when_nothing_can_be_chosen_everything_after_is_given_up(env: &Env) {
-    env.submit(sweep(FILE)).await;
+    env.submit(sweep_of(FILE)).await;
     let gpu = worker(env).await;
     for token in lease(env, &gpu, "r1").await {
         env.finish(&gpu, failure(token, FailureClass::Diverged)).await;
@@ -182,7 +169,7 @@ async fn when_nothing_can_be_chosen_everything_after_is_given_up(env: &Env) {
 
 async fn two_stages_may_choose_from_one(env: &Env) {
     let both = FILE.replace("from: {stage: final}", "from: {stage: tune, per: [lr], best: 2}");
-    env.submit(sweep(&both)).await;
+    env.submit(sweep_of(&both)).await;
     let gpu = worker(env).await;
     let tune = lease(env, &gpu, "r1").await;
     for (token, score) in tune[..3].iter().zip([60.0, 70.0, 50.0]) {
@@ -197,7 +184,7 @@ async fn two_stages_may_choose_from_one(env: &Env) {
 
 async fn what_comes_out_the_same_is_run_once(env: &Env) {
     let same = FILE.replace("per: [task]}", "per: [lr], best: 2}\n    set: {lr: 1, task: t}");
-    let submitted = env.submit(sweep(&same)).await;
+    let submitted = env.submit(sweep_of(&same)).await;
     assert_eq!(counts(&submitted), (4 + 8 + 3, 11, 4));
     let gpu = worker(env).await;
     for token in lease(env, &gpu, "r1").await {
@@ -211,7 +198,7 @@ async fn what_comes_out_the_same_is_run_once(env: &Env) {
 }
 
 async fn cancel_gives_up_what_has_not_opened(env: &Env) {
-    env.submit(sweep(FILE)).await;
+    env.submit(sweep_of(FILE)).await;
     let gpu = worker(env).await;
     let tune = lease(env, &gpu, "r1").await;
     end(env, &gpu, tune[0], 1.0).await;
@@ -221,7 +208,7 @@ async fn cancel_gives_up_what_has_not_opened(env: &Env) {
 }
 
 async fn groups_survive_a_restart(env: &Env) {
-    env.submit(sweep(FILE)).await;
+    env.submit(sweep_of(FILE)).await;
     let gpu = worker(env).await;
     let tune = lease(env, &gpu, "r1").await;
     end(env, &gpu, tune[0], 60.0).await;
@@ -233,13 +220,13 @@ async fn groups_survive_a_restart(env: &Env) {
     store.write(finish(tune[1])).await.unwrap();
     let all = Trials { sweep: "s".to_owned(), after: 0, states: vec!["queued"], limit: 100 };
     assert_eq!(store.read(&all).await.unwrap().len(), 2, "once, however often the end is repeated");
-    let (_, created) = store.write(Submit { sweep: sweep(FILE) }).await.unwrap();
+    let (_, created) = store.write(Submit { sweep: sweep_of(FILE) }).await.unwrap();
     assert!(!created);
     store.close().await;
 }
 
 async fn ends_in_one_call_open_each_group_once(env: &Env) {
-    let submitted = env.submit(sweep(FILE)).await;
+    let submitted = env.submit(sweep_of(FILE)).await;
     let gpu = worker(env).await;
     let tune = lease(env, &gpu, "r1").await;
     let ends = tune.iter().map(|token| success(*token, 5.0)).collect();
@@ -249,7 +236,7 @@ async fn ends_in_one_call_open_each_group_once(env: &Env) {
 }
 
 async fn coordinators_that_end_trials_at_once_open_a_group_once(env: &Env) {
-    let submitted = env.submit(sweep(FILE)).await;
+    let submitted = env.submit(sweep_of(FILE)).await;
     let gpu = worker(env).await;
     let tune = lease(env, &gpu, "r1").await;
     let finish = |token| {
@@ -266,7 +253,7 @@ async fn coordinators_that_end_trials_at_once_open_a_group_once(env: &Env) {
 }
 
 async fn failed_trials_that_are_tried_again_give_their_groups_another_chance(env: &Env) {
-    env.submit(sweep(FILE)).await;
+    env.submit(sweep_of(FILE)).await;
     let gpu = worker(env).await;
     for token in lease(env, &gpu, "r1").await {
         env.finish(&gpu, failure(token, FailureClass::InvalidConfig)).await;
@@ -299,7 +286,7 @@ async fn failed_trials_that_are_tried_again_give_their_groups_another_chance(env
 /// end, and in the end every group has opened with what a look at all of its results would choose.
 async fn every_order_of_ends_opens_the_same(outcomes: Vec<(usize, Option<u8>)>) {
     let env = Env::sqlite().await;
-    env.submit(sweep(FILE)).await;
+    env.submit(sweep_of(FILE)).await;
     let gpu = worker(&env).await;
     let mut running = Vec::new();
     let mut scores: BTreeMap<(String, String), Vec<Option<f64>>> = BTreeMap::new();

@@ -19,6 +19,7 @@ use coordinator::store::ops::{
 use coordinator::store::reads::{Events, FindSweep, GetTrial, TrialDetails};
 use coordinator::store::rows::{AssignmentRow, Checkpoints, EventRow, SourceRow, SweepRow};
 use coordinator::store::{Clock, Error, Store, Token};
+use coordinator::sweep_file::{File, expand};
 use coordinator::trial::{FailureClass, Millis, Policy, TrialId, WorkerId};
 
 /// Each function is a test on both databases, after which every invariant must hold.
@@ -186,6 +187,19 @@ pub(crate) fn offer(methods: &[&str]) -> Offer {
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
         ..Offer::default()
     }
+}
+
+/// The sweep of a file.
+pub(crate) fn sweep_of(text: &str) -> NewSweep {
+    let file = File {
+        text: text.to_owned(),
+        overrides: Vec::new(),
+        given_key: String::new(),
+        client_version: String::new(),
+        git_commit: String::new(),
+        git_dirty: false,
+    };
+    expand(file, &[]).unwrap().0
 }
 
 /// A sweep of `configurations` × `seeds` trials of the method `linear`.
