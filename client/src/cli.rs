@@ -22,7 +22,7 @@ SWEEP is an id, a unique prefix of one, a sweep's name (the newest of that name)
 Exit codes: 0 ok, 1 something failed on either side, 2 usage or invalid file, 3 not found, 4 refused,
 5 coordinator unreachable, 10 the watched sweep ended with failures, 130 the watch was interrupted.
 
-Environment: SWEEP_SERVER, SWEEP_TOKEN (the bearer token of the coordinator), NO_COLOR."
+Environment: SWEEP_SERVER, SWEEP_CA, SWEEP_TOKEN (the bearer token of the coordinator), NO_COLOR."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -36,6 +36,9 @@ pub(crate) struct Global {
     /// Address of the coordinator
     #[arg(long, global = true, env = "SWEEP_SERVER", default_value = DEFAULT_SERVER, value_name = "URL")]
     pub(crate) server: String,
+    /// Certificates (PEM) to trust at an https address, instead of those that this machine trusts
+    #[arg(long, global = true, env = "SWEEP_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     /// How to print: csv and parquet for `results` and `trials`, markdown and latex for `results` and `best`
     #[arg(long, short, visible_alias = "format", global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,

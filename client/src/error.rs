@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use proto::dial::DialError;
 use sweeps::spec::SpecErrors;
 
 use crate::cli::Format;
@@ -37,8 +38,7 @@ pub(crate) enum CliError {
     ReadFile { file: PathBuf, source: io::Error },
     FileTooLarge { file: PathBuf, bound: u64 },
     InvalidFile { file: PathBuf, errors: SpecErrors },
-    InvalidServer { server: String, reason: &'static str },
-    InvalidToken,
+    Dial(DialError),
     UnknownAxis { name: String, known: Vec<String> },
     UnknownMetric { name: String, known: Vec<String> },
     UnknownStage { name: String, known: Vec<String> },
@@ -64,6 +64,12 @@ pub(crate) enum CliError {
     Runtime { source: io::Error },
 }
 
+impl From<DialError> for CliError {
+    fn from(error: DialError) -> Self {
+        Self::Dial(error)
+    }
+}
+
 impl CliError {
     /// What they mean is said by `--help`.
     pub(crate) fn exit_code(&self) -> u8 {
@@ -71,8 +77,7 @@ impl CliError {
             CliError::ReadFile { .. }
             | CliError::FileTooLarge { .. }
             | CliError::InvalidFile { .. }
-            | CliError::InvalidServer { .. }
-            | CliError::InvalidToken
+            | CliError::Dial(_)
             | CliError::UnknownAxis { .. }
             | CliError::UnknownMetric { .. }
             | CliError::UnknownStage { .. }
@@ -115,14 +120,7 @@ impl fmt::Display for CliError {
             CliError::InvalidFile { file, errors } => {
                 write!(f, "`{}` is no valid sweep file\n{errors}", file.display())
             }
-            CliError::InvalidServer { server, reason } => write!(
-                f,
-                "`{server}` is no address of a coordinator: {reason}; give it as http://HOST:PORT \
-                 by --server or SWEEP_SERVER"
-            ),
-            CliError::InvalidToken => {
-                f.write_str("SWEEP_TOKEN holds characters that cannot be sent; a token is visible ASCII")
-            }
+            CliError::Dial(error) => error.fmt(f),
             CliError::UnknownAxis { name, known } => {
                 write!(f, "`{name}` is no axis of this sweep; it has {}", listed(known))
             }

@@ -83,7 +83,7 @@ fn nobody_listening_is_5_and_says_what_to_do() {
 fn wrong_usage_is_2() {
     sweep(&["lst"]).assert().code(2);
     sweep(&["trial", "0"]).assert().code(2);
-    sweep(&["list", "--server", "https://node:1"]).assert().code(2);
+    sweep(&["list", "--server", "ftp://node:1"]).assert().code(2);
     let assert = sweep(&["list", "--output", "csv"]).assert().code(2);
     assert!(
         text(&assert.get_output().stderr)

@@ -15,7 +15,7 @@ Environment:
 Exit codes:
   0  stopped by SIGTERM or SIGINT
   1  broke off
-  2  wrong arguments, an unreadable token, or no token on an address that other machines can reach
+  2  wrong arguments, an unreadable token, certificate or key, or no token on an address that other machines can reach
   3  the address cannot be listened on, for example because the port is in use
   4  the database cannot be used: away, in use by another coordinator, newer than this program, or not ours
   5  `check` found something that must never be";
@@ -62,6 +62,12 @@ pub(crate) struct Serve {
     /// File that holds the token, instead of SWEEP_TOKEN
     #[arg(long, value_name = "PATH")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Certificate chain (PEM) to serve TLS with
+    #[arg(long, value_name = "PATH", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of the certificate
+    #[arg(long, value_name = "PATH", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// How long a lease holds without being renewed
     #[arg(long, default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub(crate) lease_ttl: Duration,

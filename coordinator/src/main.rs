@@ -13,6 +13,7 @@ use coordinator::service::Token;
 use coordinator::store::check::CheckError;
 use coordinator::store::{self, Clock, OpenError, Store};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Identity;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -36,10 +37,16 @@ fn main() -> ExitCode {
 async fn serve(arguments: cli::Serve) -> anyhow::Result<()> {
     let options = Options {
         token: token(arguments.token_file.as_deref())?,
+        tls: identity(arguments.tls_cert.as_deref(), arguments.tls_key.as_deref())?,
         lease_ttl: arguments.lease_ttl,
         lease_grace: arguments.lease_grace,
         report_every: arguments.report_every,
     };
+    if options.tls.is_none() && !arguments.listen.ip().is_loopback() {
+        tracing::warn!(
+            "traffic and token go unencrypted; --tls-cert and --tls-key encrypt them, and 127.0.0.1 keeps them here"
+        );
+    }
     let listener = server::bind(arguments.listen, &options).await?;
     let address = listener.local_addr().context("the listener has no address")?;
     let store = Store::open(&arguments.database.database_url, Clock::System).await?;
@@ -80,6 +87,24 @@ enum TokenError {
     NotText,
     #[error("{0} is empty; put a token there, or leave it out to serve this machine alone")]
     Empty(String),
+}
+
+/// A certificate or key that was meant and cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} {} cannot be read", path.display())]
+struct UnreadableTls {
+    what: &'static str,
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// What the coordinator shows of itself over TLS; the arguments come in pairs.
+fn identity(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<Identity>, UnreadableTls> {
+    let (Some(cert), Some(key)) = (cert, key) else { return Ok(None) };
+    let read = |what, path: &Path| {
+        std::fs::read(path).map_err(|source| UnreadableTls { what, path: path.to_owned(), source })
+    };
+    Ok(Some(Identity::from_pem(read("certificate", cert)?, read("key", key)?)))
 }
 
 fn token(file: Option<&Path>) -> Result<Option<Token>, TokenError> {
@@ -141,7 +166,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     use std::io::Write;
     // Nobody is left to be told when stderr is closed.
     let _ = writeln!(std::io::stderr(), "coordinator: {error:#}");
-    if error.is::<TokenError>() {
+    if error.is::<TokenError>() || error.is::<UnreadableTls>() {
         return ExitCode::from(2);
     }
     if let Some(CheckError::Read(_)) = error.downcast_ref() {
@@ -152,7 +177,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         _ => error.downcast_ref(),
     };
     let code = match (error.downcast_ref(), opening) {
-        (Some(ServerError::NoToken(_)), _) => 2,
+        (Some(ServerError::NoToken(_) | ServerError::Tls(_)), _) => 2,
         (Some(ServerError::Bind { .. }), _) => 3,
         (_, Some(OpenError::Url(_))) => 2,
         (_, Some(_)) => 4,

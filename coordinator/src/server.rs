@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::dial::root_cause;
 use proto::v1::sweeps_server::SweepsServer;
 use proto::v1::workers_server::WorkersServer;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::{Router, ServerTlsConfig, TcpIncoming};
+use tonic::transport::{Identity, Server};
 
 use crate::reaper;
 use crate::service::{Auth, Service, Token};
@@ -20,6 +21,8 @@ use crate::store::Store;
 /// The largest request: a sweep file, or a long batch of reports.
 const MAX_REQUEST: usize = 8 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Who has not agreed on a key by then is cut off.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Calls in progress have this long to end after the signal.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -27,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub struct Options {
     pub token: Option<Token>,
+    pub tls: Option<Identity>,
     pub lease_ttl: Duration,
     pub lease_grace: Duration,
     /// How long workers may hold metrics back.
@@ -46,6 +50,10 @@ pub enum ServerError {
         #[source]
         source: std::io::Error,
     },
+    #[error(
+        "the certificate or its key cannot be used ({0}): give both in PEM form, and the key that belongs to it"
+    )]
+    Tls(String),
     #[error("the reflection service cannot be built")]
     Reflection(#[source] tonic_reflection::server::Error),
     #[error("the listener broke off")]
@@ -120,17 +128,23 @@ async fn router(
         .map_err(ServerError::Reflection)?;
     let sweeps = SweepsServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST);
     let workers = WorkersServer::new(service).max_decoding_message_size(MAX_REQUEST);
-    Ok(builder()
+    Ok(builder(options)?
         .add_service(health_service)
         .add_service(InterceptedService::new(reflection, auth.clone()))
         .add_service(InterceptedService::new(sweeps, auth.clone()))
         .add_service(InterceptedService::new(workers, auth)))
 }
 
-/// The transport. TLS belongs here.
-fn builder() -> Server {
-    Server::builder()
+fn builder(options: &Options) -> Result<Server, ServerError> {
+    let server = match &options.tls {
+        Some(identity) => {
+            let tls = ServerTlsConfig::new().identity(identity.clone()).timeout(HANDSHAKE);
+            Server::builder().tls_config(tls).map_err(|error| ServerError::Tls(root_cause(&error)))?
+        }
+        None => Server::builder(),
+    };
+    Ok(server
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(Some(1024))
+        .max_concurrent_streams(Some(1024)))
 }

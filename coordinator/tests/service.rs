@@ -1,15 +1,18 @@
 //! The program itself, on loopback: every test starts the binary and speaks gRPC with it.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+#[path = "support/program.rs"]
+mod program;
 
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use program::{Authorized, Bearer, Coordinator, bearer, coordinator, database};
 use proto::v1;
 use proto::v1::sweeps_client::SweepsClient;
 use proto::v1::workers_client::WorkersClient;
-use tonic::service::interceptor::InterceptedService;
+use tonic::Code;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
@@ -17,7 +20,6 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-const TOKEN: &str = "a token for tests";
 const FILE: &str = "\
 version: 1
 kind: sweep
@@ -35,98 +37,6 @@ axes:
   insertion_depth: {values: [0, 2]}
 replicates: {seeds: [0, 1]}
 ";
-
-type Bearer = fn(Request<()>) -> Result<Request<()>, Status>;
-type Authorized = InterceptedService<Channel, Bearer>;
-
-fn bearer(mut request: Request<()>) -> Result<Request<()>, Status> {
-    request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
-    Ok(request)
-}
-
-fn coordinator() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_coordinator"));
-    command
-        .arg("serve")
-        .env_remove("SWEEP_TOKEN")
-        .env_remove("SWEEP_LISTEN")
-        .env_remove("SWEEP_DATABASE_URL");
-    command.stdin(Stdio::null());
-    command
-}
-
-/// A running coordinator; killed when dropped.
-struct Coordinator {
-    process: Child,
-    address: String,
-}
-
-impl Coordinator {
-    async fn start(folder: &Path) -> Self {
-        Self::start_with(folder, &[]).await
-    }
-
-    async fn start_with(folder: &Path, arguments: &[&str]) -> Self {
-        let address_file = folder.join("address");
-        let _ = std::fs::remove_file(&address_file);
-        let process = coordinator()
-            .args(["--listen", "127.0.0.1:0", "--database-url"])
-            .arg(database(folder))
-            .arg("--address-file")
-            .arg(&address_file)
-            .args(arguments)
-            .env("SWEEP_TOKEN", TOKEN)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut this = Self { process, address: String::new() };
-        let started = Instant::now();
-        while this.address.is_empty() {
-            assert!(started.elapsed() < Duration::from_secs(60), "coordinator did not start");
-            assert!(this.process.try_wait().unwrap().is_none(), "coordinator ended at once");
-            this.address = std::fs::read_to_string(&address_file).unwrap_or_default();
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        this
-    }
-
-    async fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
-    }
-
-    async fn sweeps(&self) -> SweepsClient<Authorized> {
-        SweepsClient::with_interceptor(self.channel().await, bearer as Bearer)
-    }
-
-    async fn workers(&self) -> WorkersClient<Authorized> {
-        WorkersClient::with_interceptor(self.channel().await, bearer as Bearer)
-    }
-
-    /// SIGTERM, and the exit code.
-    async fn stop(mut self) -> i32 {
-        let pid = nix::unistd::Pid::from_raw(self.process.id().try_into().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                return status.code().unwrap();
-            }
-            assert!(started.elapsed() < Duration::from_secs(15), "coordinator did not stop");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn database(folder: &Path) -> String {
-    format!("sqlite:{}", folder.join("test.db").display())
-}
 
 fn submit(file: &str) -> v1::SubmitRequest {
     v1::SubmitRequest { file: file.to_owned(), ..Default::default() }

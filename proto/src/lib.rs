@@ -1,5 +1,7 @@
 //! The wire: messages, clients and servers of `sweep.v1`, generated from `proto/sweep/v1/sweep.proto`.
-//! The comments there are the protocol's manual. Nothing is decided in this crate.
+//! The comments there are the protocol's manual. [`dial`] is how a coordinator is reached.
+
+pub mod dial;
 
 /// Package `sweep.v1`.
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all)]

@@ -44,9 +44,12 @@ pub(crate) struct HomeArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct Start {
-    /// The coordinator, http://host:port; its token is read from SWEEP_TOKEN
+    /// The coordinator, http://host:port or https://host:port; its token is read from SWEEP_TOKEN
     #[arg(long, env = "SWEEP_SERVER", default_value = "http://127.0.0.1:7741", value_name = "URL")]
     pub(crate) server: String,
+    /// Certificates (PEM) to trust at an https address, instead of those that this machine trusts
+    #[arg(long, env = "SWEEP_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     /// How people see this worker [default: the host's name]
     #[arg(long)]
     pub(crate) name: Option<String>,

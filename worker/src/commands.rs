@@ -55,6 +55,7 @@ pub(crate) fn start(args: cli::Start) -> anyhow::Result<()> {
         presence.with_context(|| format!("cannot write to the home `{}`", home.root().display()))?;
     let config = agent::Config {
         server: args.server.clone(),
+        ca: args.ca.clone(),
         token,
         name: args.name.clone().unwrap_or_else(agent::host_name),
         trainers: trainers(&args, &home, &artifacts)?,

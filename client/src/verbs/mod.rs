@@ -69,7 +69,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
 
 async fn open(global: &Global) -> Result<Connection, CliError> {
     let token = std::env::var("SWEEP_TOKEN").ok();
-    Connection::open(&global.server, token.as_deref()).await
+    Connection::open(&global.server, global.ca.as_deref(), token.as_deref()).await
 }
 
 /// Formats other than table and json are for verbs that print tables; elsewhere they are refused before anything is

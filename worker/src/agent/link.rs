@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use proto::dial::{Address, Bearer, root_cause};
 use proto::v1::verdict::Outcome;
 use proto::v1::workers_client::WorkersClient;
 use proto::v1::{
@@ -11,16 +12,14 @@ use proto::v1::{
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::AgentError;
 use super::core::POINTS_AT_ONCE;
 use super::death::failure;
 use super::facts::{Event, Terms};
+use super::{AgentError, Config};
 
 /// A call that has not been answered after this long is given up, and repeated where repeating is right.
 const CALL_LIMIT: Duration = Duration::from_secs(20);
@@ -32,19 +31,6 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 const NOT_FOUND_LIMIT: u32 = 3;
 
 type Client = WorkersClient<InterceptedService<Channel, Bearer>>;
-
-/// Adds the token, if there is one, to every call.
-#[derive(Debug, Clone)]
-pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
-        if let Some(value) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
-        }
-        Ok(request)
-    }
-}
 
 /// The coordinator as the agent sees it. Clones share the registration.
 #[derive(Debug, Clone)]
@@ -63,36 +49,23 @@ struct Registration {
 
 impl Link {
     /// Nothing is called yet: the coordinator may be started later.
-    pub(super) fn new(
-        server: &str,
-        token: Option<&str>,
-        events: mpsc::Sender<Event>,
-    ) -> Result<Self, AgentError> {
-        let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-        let bad = |why: String| AgentError::Server { server: server.to_owned(), why };
-        if url.starts_with("https://") {
-            return Err(bad("TLS is not spoken; use http:// through a tunnel or a proxy".to_owned()));
+    pub(super) fn new(config: &Config, events: mpsc::Sender<Event>) -> Result<Self, AgentError> {
+        let address = Address::new(&config.server)?;
+        let bearer = Bearer::new(config.token.as_deref())?;
+        if bearer.has_token() && !address.is_loopback() && !address.is_encrypted() {
+            tracing::warn!(
+                server = %address,
+                "SWEEP_TOKEN goes there unencrypted; TLS (https://) or a tunnel to a loopback address avoids this"
+            );
         }
-        let endpoint = Endpoint::from_shared(url).map_err(|error| bad(error.to_string()))?;
-        if endpoint.uri().port_u16().is_none() {
-            return Err(bad("it names no port; give it as http://HOST:PORT".to_owned()));
-        }
-        let channel = endpoint
+        let channel = address
+            .endpoint(config.ca.as_deref())?
             .connect_timeout(CONNECT_LIMIT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .connect_lazy();
-        let bearer = match token {
-            Some(token) => {
-                let mut value: MetadataValue<Ascii> =
-                    format!("Bearer {token}").parse().map_err(|_| AgentError::Token)?;
-                value.set_sensitive(true);
-                Bearer(Some(value))
-            }
-            None => Bearer(None),
-        };
         let client = WorkersClient::with_interceptor(channel, bearer);
-        Ok(Self { client, server: server.to_owned(), registration: Arc::default(), events })
+        Ok(Self { client, server: address.to_string(), registration: Arc::default(), events })
     }
 
     /// Announces the worker, trying until the coordinator answers. An answer that repeating cannot mend is an error.
@@ -105,11 +78,11 @@ impl Link {
         loop {
             match self.register_once().await {
                 Ok(terms) => return Ok(terms),
-                Err(status) if status.code() == Code::Unavailable && !is_told => {
+                Err(status) if matches!(status.code(), Code::Unavailable | Code::Internal) && !is_told => {
                     is_told = true;
                     tracing::warn!(
                         server = self.server,
-                        why = status.message(),
+                        why = root_cause(&status),
                         "the coordinator cannot be reached; is it running at this address? trying again; --server or \
                          SWEEP_SERVER sets another"
                     );

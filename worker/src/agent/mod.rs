@@ -13,6 +13,7 @@ mod link;
 mod offer;
 mod presence;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use proto::v1::{Capabilities, End, Progress, RegisterRequest, Token, Warm};
@@ -36,8 +37,10 @@ use crate::protocol::{FromTrainer, ToTrainer};
 /// What an agent is told at its start.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The coordinator: `http://host:port` or `host:port`.
+    /// The coordinator: `http://host:port`, `https://host:port` or `host:port`.
     pub server: String,
+    /// Certificates to trust at an https address, instead of those that this machine trusts.
+    pub ca: Option<PathBuf>,
     /// Sent as `authorization: Bearer`, if there is one.
     pub token: Option<String>,
     /// For people.
@@ -55,10 +58,8 @@ pub struct Config {
 /// Why an agent could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    #[error("`{server}` is not a coordinator's address: {why}")]
-    Server { server: String, why: String },
-    #[error("SWEEP_TOKEN holds characters that cannot be sent in a header")]
-    Token,
+    #[error(transparent)]
+    Dial(#[from] proto::dial::DialError),
     #[error("the coordinator refused this worker ({code:?}): {why}{}", mend(*.code, .why))]
     Refused { code: tonic::Code, why: String },
     #[error("no trainer can be started: {problem}")]
@@ -88,7 +89,7 @@ const EVENTS: usize = 256;
 pub async fn run(config: Config, leave: CancellationToken) -> Result<(), AgentError> {
     let (sender, mut events) = mpsc::channel(EVENTS);
     let (fatal, mut fatalities) = mpsc::channel(1);
-    let link = Link::new(&config.server, config.token.as_deref(), sender.clone())?;
+    let link = Link::new(&config, sender.clone())?;
     let trainers = config.trainers.iter().map(|_| None).collect();
     let leave_at = config.lifetime.map(|lifetime| lifetime.saturating_sub(config.leave_within));
     let mut core = Core::new(config.trainers.len(), leave_at);

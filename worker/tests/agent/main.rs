@@ -33,6 +33,7 @@ struct World {
 
 fn config(server: &str, trainer: TrainerCommand) -> Config {
     Config {
+        ca: None,
         server: server.to_owned(),
         token: Some("secret".into()),
         name: "test".into(),
