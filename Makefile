@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres build demo test simulate chaos lint test-pytorch bench bench-expand bench-results interop audit \
+.PHONY: help setup postgres build demo test test-faults simulate chaos lint test-pytorch bench bench-expand bench-results interop audit \
 	gpu-check clean-demo
 
 help: ## Show this list
@@ -22,6 +22,12 @@ demo: build ## Run a small sweep on this machine, from submit to table
 test: setup postgres ## Run all tests, on SQLite and on a PostgreSQL server of their own
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace
+
+test-faults: setup postgres ## Run again what speaks with a coordinator, with a fault at every twentieth call: FAULTS=0.05
+	cargo build --locked --workspace --bins
+	SWEEP_FAULTS=$(or $(FAULTS),0.05) cargo test --locked -p coordinator --test early_stop --test postgres --test requeue \
+		--test service --test stages --test store_conformance --test store_policy
+	SWEEP_FAULTS=$(or $(FAULTS),0.05) cargo test --locked -p worker --test end_to_end
 
 simulate: ## Run a coordinator and twenty workers in simulated time with all kinds of trouble: SEEDS=1000
 	SEEDS=$(or $(SEEDS),100) cargo test --release --locked -p coordinator --test simulate -- --nocapture

@@ -101,8 +101,14 @@ async fn main() {
     let path = format!("sqlite:{}", folder.path().join("bench.db").display());
     let store = Store::open(&path, Clock::System).await.expect("a database");
     let minute = Duration::from_secs(60);
-    let options =
-        Options { token: None, tls: None, lease_ttl: minute, lease_grace: minute, report_every: minute };
+    let options = Options {
+        token: None,
+        tls: None,
+        faults: None,
+        lease_ttl: minute,
+        lease_grace: minute,
+        report_every: minute,
+    };
     let listener = server::bind("127.0.0.1:0".parse().expect("an address"), &options).await.expect("bound");
     let address = listener.local_addr().expect("an address");
     let shutdown = CancellationToken::new();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::bench::Bench;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use coordinator::faults::Faults;
 
 /// What `--help` says about how the program ends.
 const EXIT_CODES: &str = "\
@@ -77,6 +78,9 @@ pub(crate) struct Serve {
     /// How long workers may hold metrics back before they report them
     #[arg(long, default_value = "2s", value_parser = duration, value_name = "TIME")]
     pub(crate) report_every: Duration,
+    /// Answer this share of calls badly, to test those who call: 0.05 or 0.05:SEED
+    #[arg(long, env = "SWEEP_FAULTS", hide = true, value_name = "RATE")]
+    pub(crate) faults: Option<Faults>,
     /// Form of the log on stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Pretty)]
     pub(crate) log_format: LogFormat,

@@ -1,6 +1,7 @@
 //! The owner of the truth: queues trials in SQLite or Postgres, leases them to workers, and keeps what they report.
 
 pub mod fair;
+pub mod faults;
 pub mod health;
 pub mod offer;
 pub mod reaper;

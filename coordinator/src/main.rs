@@ -38,6 +38,7 @@ async fn serve(arguments: cli::Serve) -> anyhow::Result<()> {
     let options = Options {
         token: token(arguments.token_file.as_deref())?,
         tls: identity(arguments.tls_cert.as_deref(), arguments.tls_key.as_deref())?,
+        faults: arguments.faults,
         lease_ttl: arguments.lease_ttl,
         lease_grace: arguments.lease_grace,
         report_every: arguments.report_every,

@@ -14,12 +14,13 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::{Router, ServerTlsConfig, TcpIncoming};
 use tonic::transport::{Identity, Server};
 
+use crate::faults::Faults;
 use crate::reaper;
 use crate::service::{Auth, Service, Token};
 use crate::store::Store;
 
 /// The largest request: a sweep file, or a long batch of reports.
-const MAX_REQUEST: usize = 8 << 20;
+pub(crate) const MAX_REQUEST: usize = 8 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Who has not agreed on a key by then is cut off.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -31,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Options {
     pub token: Option<Token>,
     pub tls: Option<Identity>,
+    /// Trouble on purpose, for tests of those who call.
+    pub faults: Option<Faults>,
     pub lease_ttl: Duration,
     pub lease_grace: Duration,
     /// How long workers may hold metrics back.
@@ -128,11 +131,17 @@ async fn router(
         .map_err(ServerError::Reflection)?;
     let sweeps = SweepsServer::new(service.clone()).max_decoding_message_size(MAX_REQUEST);
     let workers = WorkersServer::new(service).max_decoding_message_size(MAX_REQUEST);
-    Ok(builder(options)?
+    let router = builder(options)?
         .add_service(health_service)
-        .add_service(InterceptedService::new(reflection, auth.clone()))
-        .add_service(InterceptedService::new(sweeps, auth.clone()))
-        .add_service(InterceptedService::new(workers, auth)))
+        .add_service(InterceptedService::new(reflection, auth.clone()));
+    Ok(match &options.faults {
+        None => router
+            .add_service(InterceptedService::new(sweeps, auth.clone()))
+            .add_service(InterceptedService::new(workers, auth)),
+        Some(faults) => router
+            .add_service(InterceptedService::new(faults.around(sweeps), auth.clone()))
+            .add_service(InterceptedService::new(faults.around(workers), auth)),
+    })
 }
 
 fn builder(options: &Options) -> Result<Server, ServerError> {

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use coordinator::store::ops::{Finish, Lease};
-use coordinator::store::{Error, Op, Store};
+use coordinator::store::{Error, Op};
 use coordinator::trial::WorkerId;
 use support::postgres::Cluster;
-use support::{Env, TTL, is_accepted, success, sweep, token};
+use support::{Env, Store, TTL, is_accepted, success, sweep, token};
 
 const TRIALS: usize = 240;
 

@@ -28,9 +28,9 @@ async fn failed_trials_are_queued_again_and_the_sweep_goes_on(env: &Env) {
     env.finish(&worker, success(token(&leased[2]), 1.0)).await;
     assert_eq!(env.sweep("s").await.state, "ended");
 
-    let (again, count) = env.store.write(requeue(&[])).await.unwrap();
+    let (again, count) = env.store.reliable().write(requeue(&[])).await.unwrap();
     assert_eq!((count, again.state.as_str(), again.queued, again.failed), (1, "active", 1, 1));
-    assert_eq!(env.store.write(requeue(&[])).await.unwrap().1, 0, "repeating it finds nothing");
+    assert_eq!(env.store.reliable().write(requeue(&[])).await.unwrap().1, 0, "repeating it finds nothing");
     let token = env.lease_one(&worker, "r2").await;
     assert_eq!((token.trial, token.attempt), (TrialId(leased[0].trial), 2));
     assert!(is_accepted(&env.finish(&worker, success(token, 2.0)).await));
@@ -51,12 +51,12 @@ async fn only_the_classes_that_were_asked_for(env: &Env) {
         env.finish(&worker, failure(token(row), class)).await;
     }
     let (row, count) =
-        env.store.write(requeue(&[FailureClass::Timeout, FailureClass::Diverged])).await.unwrap();
+        env.store.reliable().write(requeue(&[FailureClass::Timeout, FailureClass::Diverged])).await.unwrap();
     assert_eq!((count, row.queued, row.failed), (2, 2, 1));
 }
 
 async fn a_cancelled_sweep_stays_so(env: &Env) {
     env.submit(sweep("s", 1, 1)).await;
     env.store.write(Cancel { sweep: "s".to_owned() }).await.unwrap();
-    assert!(matches!(env.store.write(requeue(&[])).await.unwrap_err(), Error::SweepOver { .. }));
+    assert!(matches!(env.store.reliable().write(requeue(&[])).await.unwrap_err(), Error::SweepOver { .. }));
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use program::{Authorized, Bearer, Coordinator, bearer, coordinator, database};
+use program::{Authorized, Bearer, Coordinator, Persistent, bearer, coordinator, database};
 use proto::v1;
 use proto::v1::sweeps_client::SweepsClient;
 use proto::v1::workers_client::WorkersClient;
@@ -420,7 +420,7 @@ async fn a_finish_that_is_held_up_longer_than_its_lease_counts_for_nothing() {
     let channel = Channel::from_shared(format!("http://{}", proxy.address)).unwrap().connect().await.unwrap();
     let (mut sweeps, mut workers) = (server.sweeps().await, server.workers().await);
     sweeps.submit(submit(FILE)).await.unwrap();
-    let mut slow = WorkersClient::with_interceptor(channel, bearer as Bearer);
+    let mut slow = WorkersClient::with_interceptor(Persistent(channel), bearer as Bearer);
     let slow_id = slow.register(register(12)).await.unwrap().into_inner().worker_id;
     let leased = slow.lease(lease(&slow_id, "r", 1, 0)).await.unwrap().into_inner().assignments.remove(0);
 

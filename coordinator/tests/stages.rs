@@ -4,10 +4,10 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use coordinator::store::Token;
 use coordinator::store::ops::{Cancel, Requeue, Submit};
 use coordinator::store::reads::Trials;
 use coordinator::store::rows::{SweepRow, TrialView};
-use coordinator::store::{Store, Token};
 use coordinator::trial::{FailureClass, TrialId, WorkerId};
 use proptest::prelude::*;
 use support::{Env, failure, is_accepted, on_both, success, sweep_of};
@@ -213,7 +213,7 @@ async fn groups_survive_a_restart(env: &Env) {
     let tune = lease(env, &gpu, "r1").await;
     end(env, &gpu, tune[0], 60.0).await;
     env.store.close().await;
-    let store = Store::open(&env.url, env.clock()).await.unwrap();
+    let store = env.another().await;
     let finish =
         |token| coordinator::store::ops::Finish { worker: gpu.clone(), ends: vec![success(token, 9.0)] };
     store.write(finish(tune[1])).await.unwrap();
@@ -260,7 +260,7 @@ async fn failed_trials_that_are_tried_again_give_their_groups_another_chance(env
     }
     assert_eq!(row(env).await.state, "ended");
     let requeue = || Requeue { sweep: "s".to_owned(), classes: Vec::new() };
-    let (again, count) = env.store.write(requeue()).await.unwrap();
+    let (again, count) = env.store.reliable().write(requeue()).await.unwrap();
     assert_eq!((count, again.state.as_str(), counts(&again)), (4, "active", (11, 7, 4)));
     env.check().await;
     let tune = lease(env, &gpu, "r2").await;
@@ -268,7 +268,7 @@ async fn failed_trials_that_are_tried_again_give_their_groups_another_chance(env
     env.finish(&gpu, failure(tune[1], FailureClass::InvalidConfig)).await;
     assert_eq!(counts(&row(env).await), (11, 5, 2));
     // That group has chosen: another try of its loser changes nothing.
-    assert_eq!(counts(&env.store.write(requeue()).await.unwrap().0), (11, 5, 3));
+    assert_eq!(counts(&env.store.reliable().write(requeue()).await.unwrap().0), (11, 5, 3));
     for token in tune[2..].iter().copied().chain(lease(env, &gpu, "r3").await) {
         end(env, &gpu, token, 9.0).await;
     }

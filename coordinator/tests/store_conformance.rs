@@ -10,9 +10,11 @@ use coordinator::store::ops::{
 };
 use coordinator::store::reads::{GetSweep, HasWork, ListSweeps, ListWorkers, Results, Trials};
 use coordinator::store::rows::OutcomesRow;
-use coordinator::store::{Error, OpenError, Store, Token};
+use coordinator::store::{self, Clock, Error, OpenError, Token};
 use coordinator::trial::{Cause, FailureClass, TrialId, WorkerId};
-use support::{Env, GRACE, START, TTL, failure, fenced, is_accepted, on_both, point, success, sweep, token};
+use support::{
+    Env, GRACE, START, Store, TTL, failure, fenced, is_accepted, on_both, point, success, sweep, token,
+};
 
 on_both!(
     a_trial_runs_to_its_end,
@@ -82,16 +84,16 @@ async fn a_trial_runs_to_its_end(env: &Env) {
 }
 
 async fn submit_is_idempotent(env: &Env) {
-    let (first, created) = env.store.write(Submit { sweep: sweep("s", 2, 2) }).await.unwrap();
+    let (first, created) = env.store.reliable().write(Submit { sweep: sweep("s", 2, 2) }).await.unwrap();
     assert!(created);
-    let (again, created) = env.store.write(Submit { sweep: sweep("s", 2, 2) }).await.unwrap();
+    let (again, created) = env.store.reliable().write(Submit { sweep: sweep("s", 2, 2) }).await.unwrap();
     assert!(!created);
     assert_eq!(first, again);
     assert_eq!(env.kinds(&first).await, ["submitted"]);
 
     let (left, right) = tokio::join!(
-        env.store.write(Submit { sweep: sweep("other", 2, 2) }),
-        env.store.write(Submit { sweep: sweep("other", 2, 2) }),
+        env.store.reliable().write(Submit { sweep: sweep("other", 2, 2) }),
+        env.store.reliable().write(Submit { sweep: sweep("other", 2, 2) }),
     );
     let (left, right) = (left.unwrap(), right.unwrap());
     assert_eq!(left.0.id, right.0.id);
@@ -273,7 +275,8 @@ async fn a_repeated_finish_is_accepted_again(env: &Env) {
     let (first, second) = (token(&got[0]), token(&got[1]));
     let again = Verdict::Accepted { reason: "accepted before".to_owned() };
     for end in [success(first, 1.0), failure(second, FailureClass::CodeError)] {
-        assert_ne!(env.finish(&worker, end.clone()).await, again);
+        let finish = Finish { worker: worker.clone(), ends: vec![end.clone()] };
+        assert_ne!(env.store.reliable().write(finish).await.unwrap(), [again.clone()]);
         let before = env.events(&row).await;
         assert_eq!(env.finish(&worker, end.clone()).await, again);
         let with_points = NewEnd { points: vec![point(1, 5.0)], ..end };
@@ -654,7 +657,7 @@ async fn a_reopened_database_keeps_everything(env: &Env) {
     let worker = env.worker("gpu", 1).await;
     let token = env.lease_one(&worker, "r").await;
     env.store.close().await;
-    let store = Store::open(&env.url, env.clock()).await.unwrap();
+    let store = env.another().await;
     let finish = Finish { worker, ends: vec![success(token, 1.0)] };
     assert!(is_accepted(&store.write(finish).await.unwrap()[0]));
     store.close().await;
@@ -684,7 +687,7 @@ async fn execute(url: &str, sql: &'static str) {
 async fn a_newer_schema_is_refused(env: &Env) {
     env.store.close().await;
     execute(&env.url, "UPDATE promptsweep_schema SET version = 99").await;
-    let refused = Store::open(&env.url, env.clock()).await.unwrap_err();
+    let refused = store::Store::open(&env.url, env.clock()).await.unwrap_err();
     assert!(matches!(refused, OpenError::Newer { found: 99, known: 1 }), "{refused}");
     assert!(refused.to_string().contains("install a newer coordinator"), "{refused}");
 }
@@ -692,7 +695,7 @@ async fn a_newer_schema_is_refused(env: &Env) {
 async fn a_foreign_database_is_refused(env: &Env) {
     env.store.close().await;
     execute(&env.url, "DROP TABLE promptsweep_schema").await;
-    let refused = Store::open(&env.url, env.clock()).await.unwrap_err();
+    let refused = store::Store::open(&env.url, env.clock()).await.unwrap_err();
     assert!(matches!(refused, OpenError::Foreign(_)), "{refused}");
     assert!(refused.to_string().contains("not made by promptsweep"), "{refused}");
 }
@@ -701,11 +704,11 @@ async fn a_foreign_database_is_refused(env: &Env) {
 async fn a_second_sqlite_coordinator_is_refused() {
     let env = Env::sqlite().await;
     assert!(env.is_sqlite());
-    let refused = Store::open(&env.url, env.clock()).await.unwrap_err();
+    let refused = store::Store::open(&env.url, env.clock()).await.unwrap_err();
     assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
     assert!(refused.to_string().contains("another coordinator is using"), "{refused}");
     env.store.close().await;
-    Store::open(&env.url, env.clock()).await.unwrap().close().await;
+    store::Store::open(&env.url, env.clock()).await.unwrap().close().await;
 }
 
 #[tokio::test]
@@ -714,10 +717,10 @@ async fn a_file_that_is_no_database_is_refused() {
     let path = folder.path().join("notes.txt");
     std::fs::write(&path, "dear diary, ".repeat(1_000)).unwrap();
     let url = format!("sqlite:{}", path.display());
-    let refused = Store::open(&url, coordinator::store::Clock::System).await.unwrap_err();
+    let refused = store::Store::open(&url, Clock::System).await.unwrap_err();
     assert!(matches!(refused, OpenError::Foreign(_)), "{refused:?}");
     for url in ["mysql://me:secret@host/x", "sqlite::memory:", "sqlite:", "promptsweep.db"] {
-        let refused = Store::open(url, coordinator::store::Clock::System).await.unwrap_err();
+        let refused = store::Store::open(url, Clock::System).await.unwrap_err();
         assert!(matches!(refused, OpenError::Url(_)), "{refused:?}");
         assert!(!refused.to_string().contains("secret"), "{refused}");
     }
@@ -727,7 +730,7 @@ async fn a_file_that_is_no_database_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_coordinators_share_a_postgres() {
     let env = Env::postgres().await;
-    let other = Store::open(&env.url, env.clock()).await.unwrap();
+    let other = env.another().await;
     let mut limited = sweep("limited", 60, 1);
     limited.max_running = Some(5);
     env.submit(limited).await;

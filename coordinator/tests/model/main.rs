@@ -16,21 +16,21 @@ use proptest::test_runner::{FileFailurePersistence, RngAlgorithm, TestRng, TestR
 
 use model::Model;
 use steps::{Mutant, Rig, Step, TRIALS, WORKERS, step};
-use support::dice::Faults;
-use support::{Env, sweep};
+use support::{Env, Faults, sweep};
 
 /// Of the calls, per mille.
 const FAULTS: i64 = 50;
 const CASES: u32 = 12;
 
 async fn agrees(env: Env, steps: Vec<Step>, mutant: Mutant) {
+    let per_mille = if mutant == Mutant::None { FAULTS } else { 0 };
+    let env = env.behind(Faults::new(steps.len() as u64, per_mille));
     let new = sweep("s", TRIALS, 1);
     let policy = new.policy.clone();
     env.submit(new).await;
     let trials = Trials { sweep: "s".to_owned(), after: 0, states: vec![], limit: 100 };
     let rows = env.store.read(&trials).await.unwrap();
-    let per_mille = if mutant == Mutant::None { FAULTS } else { 0 };
-    let mut rig = Rig { env, faults: Faults::new(steps.len() as u64, per_mille), mutant };
+    let mut rig = Rig { env, mutant };
     let mut workers = Vec::new();
     for worker in 0..WORKERS.len() {
         workers.push(rig.register(worker).await);

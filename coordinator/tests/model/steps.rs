@@ -13,7 +13,6 @@ use coordinator::trial::{Cause, Command, FailureClass, Millis, State, WorkerId};
 use proptest::prelude::*;
 
 use crate::model::{Model, SLOTS};
-use crate::support::dice::Faults;
 use crate::support::{Env, GRACE, TTL, failure, is_accepted, offer, point, success, sweep, token};
 
 pub(crate) const TRIALS: usize = 4;
@@ -31,16 +30,15 @@ pub(crate) enum Mutant {
     ForgetfulLease,
 }
 
-/// A store, the faults on the way to it, and its mutation.
+/// A store behind a bad network, and its mutation.
 pub(crate) struct Rig {
     pub(crate) env: Env,
-    pub(crate) faults: Faults,
     pub(crate) mutant: Mutant,
 }
 
 impl Rig {
     async fn write<O: Op + Clone>(&mut self, op: &O) -> O::Output {
-        self.faults.write(&self.env.store, op).await.unwrap()
+        self.env.store.write(op.clone()).await.unwrap()
     }
 
     async fn lease(&mut self, worker: &WorkerId, request: &str, max: u32) -> Vec<AssignmentRow> {
@@ -215,9 +213,9 @@ pub(crate) async fn take(rig: &mut Rig, model: &mut Model, step: Step) {
             let (is_over, pauses) = (model.is_over(), matches!(step, Step::Pause));
             let sweep = "s".to_owned();
             let outcome = if pauses {
-                rig.faults.write(&rig.env.store, &Pause { sweep }).await
+                rig.env.store.write(Pause { sweep }).await
             } else {
-                rig.faults.write(&rig.env.store, &Resume { sweep }).await
+                rig.env.store.write(Resume { sweep }).await
             };
             assert_eq!(outcome.is_err(), is_over, "{outcome:?}");
             model.is_paused = pauses && !is_over;

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_macros, unused_imports, reason = "each test binary uses its own part")]
 
 pub(crate) mod dice;
+pub(crate) mod faulty;
 pub(crate) mod invariants;
 pub(crate) mod postgres;
 
@@ -18,9 +19,11 @@ use coordinator::store::ops::{
 };
 use coordinator::store::reads::{Events, FindSweep, GetTrial, TrialDetails};
 use coordinator::store::rows::{AssignmentRow, Checkpoints, EventRow, SourceRow, SweepRow};
-use coordinator::store::{Clock, Error, Store, Token};
+use coordinator::store::{self, Clock, Error, Token};
 use coordinator::sweep_file::{File, expand};
 use coordinator::trial::{FailureClass, Millis, Policy, TrialId, WorkerId};
+
+pub(crate) use faulty::{Faults, Store};
 
 /// Each function is a test on both databases, after which every invariant must hold.
 macro_rules! on_both {
@@ -73,7 +76,12 @@ impl Env {
     /// As after a restart of the coordinator.
     pub(crate) async fn reopen(&mut self) {
         self.store.close().await;
-        self.store = Store::open(&self.url, self.clock()).await.unwrap();
+        self.store = self.another().await;
+    }
+
+    /// As a second coordinator would open it, or the next one.
+    pub(crate) async fn another(&self) -> Store {
+        self.store.before(store::Store::open(&self.url, self.clock()).await.unwrap())
     }
 
     pub(crate) async fn postgres() -> Self {
@@ -87,8 +95,14 @@ impl Env {
 
     async fn open(url: String, folder: tempfile::TempDir) -> Self {
         let clock = Arc::new(AtomicI64::new(START));
-        let store = Store::open(&url, Clock::Manual(Arc::clone(&clock))).await.unwrap();
-        Self { store, url, clock, _folder: folder }
+        let store = store::Store::open(&url, Clock::Manual(Arc::clone(&clock))).await.unwrap();
+        Self { store: Store::new(store, Faults::of_the_run()), url, clock, _folder: folder }
+    }
+
+    /// With these faults on the way to the store.
+    pub(crate) fn behind(self, faults: Faults) -> Self {
+        let Self { store, url, clock, _folder } = self;
+        Self { store: Store::new(store.into_inner(), faults), url, clock, _folder }
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -151,7 +165,7 @@ impl Env {
     }
 
     pub(crate) async fn reap(&self) -> u64 {
-        self.store.write(Reap { ttl: TTL, grace: GRACE }).await.unwrap().attempts
+        self.store.reliable().write(Reap { ttl: TTL, grace: GRACE }).await.unwrap().attempts
     }
 
     pub(crate) async fn sweep(&self, id: &str) -> SweepRow {

@@ -2,20 +2,57 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use http_body_util::{BodyExt, Full};
 use proto::v1::sweeps_client::SweepsClient;
 use proto::v1::workers_client::WorkersClient;
+use tonic::body::Body;
+use tonic::codegen::http;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
+use tower::{Service, ServiceExt};
 
 pub(crate) const TOKEN: &str = "a token for tests";
 
 pub(crate) type Bearer = fn(Request<()>) -> Result<Request<()>, Status>;
-pub(crate) type Authorized = InterceptedService<Channel, Bearer>;
+pub(crate) type Authorized = InterceptedService<Persistent, Bearer>;
+
+/// Calls until there is an answer, as workers do: the tests also run with `SWEEP_FAULTS`.
+#[derive(Clone)]
+pub(crate) struct Persistent(pub(crate) Channel);
+
+impl Service<http::Request<Body>> for Persistent {
+    type Response = http::Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let channel = self.0.clone();
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await.expect("a body in memory").to_bytes();
+            loop {
+                let body = Body::new(Full::new(body.clone()));
+                let answer = channel.clone().oneshot(http::Request::from_parts(parts.clone(), body)).await?;
+                let code = Status::from_header_map(answer.headers()).map(|status| status.code());
+                if !matches!(code, Some(Code::Unavailable | Code::DeadlineExceeded)) {
+                    return Ok(answer);
+                }
+            }
+        })
+    }
+}
 
 pub(crate) fn bearer(mut request: Request<()>) -> Result<Request<()>, Status> {
     request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
@@ -73,11 +110,11 @@ impl Coordinator {
     }
 
     pub(crate) async fn sweeps(&self) -> SweepsClient<Authorized> {
-        SweepsClient::with_interceptor(self.channel().await, bearer as Bearer)
+        SweepsClient::with_interceptor(Persistent(self.channel().await), bearer as Bearer)
     }
 
     pub(crate) async fn workers(&self) -> WorkersClient<Authorized> {
-        WorkersClient::with_interceptor(self.channel().await, bearer as Bearer)
+        WorkersClient::with_interceptor(Persistent(self.channel().await), bearer as Bearer)
     }
 
     /// SIGTERM, and the exit code.

@@ -10,7 +10,7 @@ use crate::store::tx::Tx;
 use crate::trial::{Command, FailureClass, Millis, TrialId};
 
 /// Queues the failed trials of a sweep again, as if they had never failed. A sweep that had ended goes on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Requeue {
     pub sweep: String,
     /// None: all but `diverged`, which is a result.
