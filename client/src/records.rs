@@ -177,6 +177,14 @@ pub(crate) struct TrialRecord {
     epochs: u32,
     started: Option<String>,
     ended: Option<String>,
+    /// The trial whose result it took over.
+    origin: Option<OriginRecord>,
+}
+
+#[derive(Debug, Serialize)]
+struct OriginRecord {
+    trial: i64,
+    sweep: String,
 }
 
 impl TryFrom<Trial> for TrialRecord {
@@ -204,6 +212,9 @@ impl TryFrom<Trial> for TrialRecord {
             epochs: trial.epochs,
             started: present(format::moment(trial.started.as_ref())),
             ended: present(format::moment(trial.ended.as_ref())),
+            origin: trial
+                .origin
+                .map(|origin| OriginRecord { trial: origin.trial_id, sweep: origin.sweep_id }),
         })
     }
 }

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use sweeps::Recipe;
 use sweeps::spec::Resources;
 
+/// What `resources.gpu` asks for: a GPU, whatever its memory, which not every driver tells.
+const ANY_GPU_MIB: u64 = 1;
+
 /// What a worker says that it can run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Offer {
@@ -128,11 +131,17 @@ impl Offer {
         if wanted_mib == 0 {
             return None;
         }
-        let wanted = format!("{wanted_mib} MiB of GPU memory");
         let memory_mib = |device: &Device| if device.kind == "cuda" { device.memory_bytes >> 20 } else { 0 };
-        let Some(smallest) = self.devices.iter().min_by_key(|device| memory_mib(device)) else {
-            return Some(wanted);
-        };
+        let smallest = self.devices.iter().min_by_key(|device| (device.kind == "cuda", memory_mib(device)));
+        if wanted_mib == ANY_GPU_MIB {
+            let other = smallest.filter(|device| device.kind != "cuda").map(|device| &device.name);
+            return match other {
+                Some(name) => Some(format!("a GPU for every slot (one has {name})")),
+                None => smallest.is_none().then(|| "a GPU".to_owned()),
+            };
+        }
+        let wanted = format!("{wanted_mib} MiB of GPU memory");
+        let Some(smallest) = smallest else { return Some(wanted) };
         let has = memory_mib(smallest);
         (has < wanted_mib).then(|| format!("{wanted} ({} has {has} MiB)", smallest.name))
     }
@@ -196,6 +205,10 @@ mod tests {
         assert_eq!(lacks(&offer, &need(0, &labels)), ["label gpu=a100 (it has gpu=a10)", "label site=x"]);
         offer.devices = vec![Device { kind: "cpu".into(), name: "cpu".into(), memory_bytes: 64 << 30 }];
         assert_eq!(lacks(&offer, &need(1, &[])), ["1024 MiB of GPU memory (cpu has 0 MiB)"]);
+        let any = Need { gpu_memory_mib: ANY_GPU_MIB, ..need(0, &[]) };
+        assert_eq!(lacks(&offer, &any), ["a GPU for every slot (one has cpu)"]);
+        offer.devices = vec![cuda("cuda:0", 0)];
+        assert!(lacks(&offer, &any).is_empty(), "its driver does not tell its memory");
         offer.devices.clear();
         assert_eq!(lacks(&offer, &need(1, &[])), ["1024 MiB of GPU memory"]);
     }

@@ -85,6 +85,7 @@ fn new_sweep(
     trials: Vec<NewTrial>,
 ) -> NewSweep {
     let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let is_sharing = spec.is_sharing();
     let objective = Objective {
         metric: spec.objective.metric,
         goal: match spec.objective.goal {
@@ -128,6 +129,8 @@ fn new_sweep(
         stages: spec.stages,
         allow_test_selection: spec.allow_test_selection,
         early_stop: spec.early_stop,
+        reuse: spec.reuse,
+        share_prefix: is_sharing,
     }
 }
 
@@ -170,6 +173,7 @@ fn new_configuration(configuration: &Configuration, spec: &Spec, groups: &Groups
             rule.scope(&configuration.stage, configuration.number, settings, block, recipe.epochs)
         }),
         choices: groups.with(configuration),
+        prefix: recipe.prefix(),
     }
 }
 

@@ -49,7 +49,8 @@ async fn start(env: &Env, text: &str) -> (SweepRow, WorkerId, Vec<AssignmentRow>
 
 /// Reports a score; why the worker has lost the trial, if it has.
 async fn report(env: &Env, gpu: &WorkerId, token: Token, epoch: u32, value: f64) -> Option<String> {
-    let progress = vec![Progress { token, points: vec![point(epoch, value)], checkpoint: None }];
+    let progress =
+        vec![Progress { token, points: vec![point(epoch, value)], checkpoint: None, prefix: None }];
     let lost = env.store.write(Report { worker: gpu.clone(), progress }).await.unwrap();
     lost.into_iter().next().map(|lost| lost.reason)
 }
@@ -111,7 +112,12 @@ async fn minimising_keeps_the_lowest(env: &Env) {
     let loss = |epoch, value| coordinator::store::ops::Point { name: "val/loss".to_owned(), epoch, value };
     for (row, value, is_lost) in [(&leased[0], 1.0, false), (&leased[1], 2.0, true), (&leased[2], 0.5, false)]
     {
-        let progress = vec![Progress { token: token(row), points: vec![loss(1, value)], checkpoint: None }];
+        let progress = vec![Progress {
+            token: token(row),
+            points: vec![loss(1, value)],
+            checkpoint: None,
+            prefix: None,
+        }];
         let lost = env.store.write(Report { worker: gpu.clone(), progress }).await.unwrap();
         assert_eq!(!lost.is_empty(), is_lost, "{value}");
     }

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use coordinator::score::At;
 use coordinator::store::ops::{
-    Cancel, Drain, Finish, Lease, NewEnd, Outcome, Pause, Progress, Register, Report, Resume, Submit, Verdict,
+    Cancel, Drain, Finish, Lease, NewEnd, Outcome, Pause, Progress, Ran, Register, Report, Resume, Submit,
+    Verdict,
 };
 use coordinator::store::reads::{GetSweep, HasWork, ListSweeps, ListWorkers, Results, Trials};
 use coordinator::store::rows::OutcomesRow;
@@ -349,7 +350,7 @@ async fn interruptions_are_not_failures(env: &Env) {
         let token = env.lease_one(&worker, &format!("r{attempt}")).await;
         let cause = if attempt % 2 == 0 { Cause::Drained } else { Cause::Preempted };
         let outcome = Outcome::Interruption { cause, message: "SIGTERM".to_owned() };
-        let end = NewEnd { token, points: Vec::new(), checkpoint: None, outcome };
+        let end = NewEnd { token, points: Vec::new(), checkpoint: None, prefix: None, outcome };
         assert!(is_accepted(&env.finish(&worker, end).await));
     }
     let rows = env.store.read(&trials("s", 0, vec![], 10)).await.unwrap();
@@ -364,7 +365,7 @@ async fn reports_are_idempotent_and_fenced(env: &Env) {
     let token = env.lease_one(&worker, "r").await;
     let report = |token, points| Report {
         worker: worker.clone(),
-        progress: vec![Progress { token, points, checkpoint: None }],
+        progress: vec![Progress { token, points, checkpoint: None, prefix: None }],
     };
     let first = report(token, vec![point(1, 10.0), point(2, 20.0)]);
     assert!(env.store.write(first.clone()).await.unwrap().is_empty());
@@ -392,7 +393,12 @@ async fn the_latest_checkpoint_goes_to_the_next_attempt(env: &Env) {
     let lost = token(&first);
     let report = |token, url: &str| Report {
         worker: worker.clone(),
-        progress: vec![Progress { token, points: Vec::new(), checkpoint: Some(url.to_owned()) }],
+        progress: vec![Progress {
+            token,
+            points: Vec::new(),
+            checkpoint: Some(url.to_owned()),
+            prefix: None,
+        }],
     };
     for url in ["file:///a/1", "file:///a/2"] {
         assert!(env.store.write(report(lost, url)).await.unwrap().is_empty());
@@ -406,7 +412,7 @@ async fn the_latest_checkpoint_goes_to_the_next_attempt(env: &Env) {
 
     let outcome = Outcome::Interruption { cause: Cause::Drained, message: "SIGTERM".to_owned() };
     let checkpoint = Some("file:///b/1".to_owned());
-    let end = NewEnd { token: token(&second), points: Vec::new(), checkpoint, outcome };
+    let end = NewEnd { token: token(&second), points: Vec::new(), checkpoint, prefix: None, outcome };
     assert!(is_accepted(&env.finish(&worker, end).await));
     assert_eq!(env.trial(lost.trial).await.checkpoint.as_deref(), Some("file:///b/1"));
     assert_eq!(env.lease(&worker, "r3", 1).await[0].checkpoint.as_deref(), Some("file:///b/1"));
@@ -418,8 +424,8 @@ async fn a_result_names_its_artifact(env: &Env) {
     let token = env.lease_one(&worker, "r").await;
     assert_eq!(env.trial(token.trial).await.artifact, None);
     let metrics = [("val/top1".to_owned(), 60.0)].into();
-    let outcome = Outcome::Success { metrics, artifact: Some("file:///a/1".to_owned()) };
-    let end = NewEnd { token, points: Vec::new(), checkpoint: None, outcome };
+    let outcome = Outcome::Success { metrics, artifact: Some("file:///a/1".to_owned()), ran: Ran::default() };
+    let end = NewEnd { token, points: Vec::new(), checkpoint: None, prefix: None, outcome };
     assert!(is_accepted(&env.finish(&worker, end.clone()).await));
     assert!(is_accepted(&env.finish(&worker, end).await));
     assert_eq!(env.trial(token.trial).await.artifact.as_deref(), Some("file:///a/1"));
@@ -431,7 +437,12 @@ async fn best_takes_the_best_epoch(env: &Env) {
     env.submit(best).await;
     let worker = env.worker("gpu", 1).await;
     let token = env.lease_one(&worker, "r").await;
-    let progress = vec![Progress { token, points: vec![point(1, 40.0), point(2, 80.0)], checkpoint: None }];
+    let progress = vec![Progress {
+        token,
+        points: vec![point(1, 40.0), point(2, 80.0)],
+        checkpoint: None,
+        prefix: None,
+    }];
     env.store.write(Report { worker: worker.clone(), progress }).await.unwrap();
     let end = NewEnd { points: vec![point(3, 90.5)], ..success(token, 60.0) };
     assert!(is_accepted(&env.finish(&worker, end).await));

@@ -66,7 +66,7 @@ async fn a_trial_that_loses_worker_after_worker_is_parked(env: &Env) {
 
 fn code_error(token: Token, message: &str) -> NewEnd {
     let outcome = Outcome::Failure { class: FailureClass::CodeError, message: message.to_owned() };
-    NewEnd { token, points: Vec::new(), checkpoint: None, outcome }
+    NewEnd { token, points: Vec::new(), checkpoint: None, prefix: None, outcome }
 }
 
 async fn equal_code_errors_pause_the_sweep(env: &Env) {

@@ -19,6 +19,10 @@ CREATE TABLE sweep (
     allow_test_selection BIGINT NOT NULL,
     -- The rule that ends trials early; NULL: none.
     early_stop_json TEXT,
+    -- 1: trials that prune may share the training before it.
+    share_prefix BIGINT NOT NULL,
+    -- Which earlier results its trials take over.
+    reuse TEXT NOT NULL CHECK (reuse IN ('never', 'same_code', 'same_config')),
     retry_json TEXT NOT NULL,
     checkpoint_json TEXT NOT NULL,
     -- Limits; NULL: none.
@@ -92,9 +96,13 @@ CREATE TABLE configuration (
     -- Trials of the same scope are compared by early stopping; NULL: they run to the end.
     scope TEXT,
     bracket BIGINT NOT NULL,
+    -- Stands for the training before pruning, and the epoch of it that is gone back to; NULL: it does not prune.
+    prefix TEXT,
+    rewind BIGINT,
     PRIMARY KEY (sweep, number),
     UNIQUE (sweep, stage, hash)
 );
+CREATE INDEX configuration_prefix ON configuration (sweep, prefix) WHERE prefix IS NOT NULL;
 
 -- The stages of a sweep, from 0 in the order of the file.
 CREATE TABLE stage (
@@ -180,6 +188,18 @@ CREATE TABLE trial (
 CREATE INDEX trial_queued ON trial (sweep, need, id) WHERE state = 'queued';
 CREATE INDEX trial_sweep ON trial (sweep, id);
 
+-- The training before pruning that trials of a sweep have in common, once one of them has kept it.
+CREATE TABLE prefix (
+    sweep BIGINT NOT NULL REFERENCES sweep (number),
+    hash TEXT NOT NULL,
+    seed BIGINT NOT NULL,
+    -- The trial whose tensors they start from; 0: none.
+    start_from BIGINT NOT NULL,
+    -- A checkpoint of its end; NULL: it could not be kept, and each trains for itself.
+    url TEXT,
+    PRIMARY KEY (sweep, hash, seed, start_from)
+);
+
 CREATE TABLE worker (
     id TEXT PRIMARY KEY,
     instance TEXT NOT NULL UNIQUE,
@@ -256,7 +276,19 @@ CREATE TABLE result (
     metrics_json TEXT NOT NULL,
     -- Where the tuned tensors lie; NULL: nowhere.
     artifact TEXT,
-    digest TEXT NOT NULL
+    digest TEXT NOT NULL,
+    -- The trial that the result was taken over from; NULL: it is the attempt's own.
+    origin BIGINT REFERENCES trial (id)
+);
+
+-- The first result of each recipe and seed, by what the run read and what computed it, for later trials to take over.
+CREATE TABLE reusable (
+    hash TEXT NOT NULL,
+    seed BIGINT NOT NULL,
+    inputs TEXT NOT NULL,
+    code TEXT NOT NULL,
+    trial BIGINT NOT NULL REFERENCES trial (id),
+    PRIMARY KEY (hash, seed, inputs, code)
 );
 
 -- Results of attempts that had lost their trial: kept to be looked at, and never read by anything else.

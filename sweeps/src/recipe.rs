@@ -10,6 +10,7 @@ mod hash;
 mod keys;
 mod method;
 mod names;
+mod prefix;
 mod pruning;
 mod read;
 mod read_method;
@@ -26,6 +27,7 @@ pub use self::method::{
 };
 pub(crate) use self::names::choices;
 pub use self::names::{check_name, check_task_name, known_depth, known_width};
+pub use self::prefix::Prefix;
 pub use self::pruning::{Importance, Pruning, Rewind, RewindLr, Scope};
 pub(crate) use self::read::Source;
 

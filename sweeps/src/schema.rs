@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use self::parameters::{name, parameter};
 use crate::FailureClass;
 use crate::recipe::KEYS;
-use crate::spec::{COST_METRICS, SCORE_METRICS};
+use crate::spec::{COST_METRICS, Reuse, SCORE_METRICS};
 
 /// The schema of a whole file.
 #[must_use]
@@ -82,7 +82,12 @@ pub fn sweep_file() -> Value {
             "pause_after_failures": or_null(integer(1, 1_000_000)),
             "pause_after_code_errors": or_null(integer(1, 1_000_000)),
         })),
-        "resources": object(json!({"gpu_memory": memory(), "labels": labels()})),
+        "resources": object(json!({
+            "gpu": integer(0, 1),
+            "gpu_memory": memory(),
+            "share": {"const": true},
+            "labels": labels(),
+        })),
         "retry": object(json!({
             "max_attempts": integer(1, 100),
             "backoff": object(json!({
@@ -95,6 +100,8 @@ pub fn sweep_file() -> Value {
         })),
         "checkpoint": object(json!({"every": or_null(duration()), "on_drain": {"type": "boolean"}})),
         "priority": integer(-1000, 1000),
+        "reuse": {"enum": Reuse::NAMES.map(|(name, _)| name)},
+        "share_prefix": {"type": "boolean"},
     }));
     let head = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -5,6 +5,7 @@
 
 mod dims;
 mod expand;
+mod opened;
 
 use std::sync::Arc;
 
@@ -15,9 +16,10 @@ use serde::{Serialize, Serializer};
 
 pub(crate) use self::dims::{Block, Choices, Dim, Layer, Place, Points, Range};
 pub(crate) use self::expand::expand;
+pub use self::opened::Opened;
 use crate::recipe::{Recipe, RecipeError, hex};
 use crate::spec::{Order, Spec};
-use crate::stage::{self, BLOCK, Stage};
+use crate::stage::{self, BLOCK};
 use crate::value::{self, Settings, Value};
 
 /// One setting of the axes: a trial without its seed.
@@ -65,6 +67,15 @@ pub struct StagePlan {
     pub from: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub groups: Option<u64>,
+    /// Of all trials. What a stage that chooses will run is counted as if the first configuration were chosen everywhere.
+    pub epochs: u64,
+    /// Of these, what is not trained because trials that prune share the training before it.
+    #[serde(skip_serializing_if = "is_none")]
+    pub shared_epochs: u64,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 fn as_map<S: Serializer>(blocks: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
@@ -92,6 +103,10 @@ pub(crate) struct Facts {
     pub(crate) evals_on_test: bool,
     /// Some do not touch them.
     pub(crate) lacks_test: bool,
+    /// Some prune in the middle.
+    pub(crate) prunes: bool,
+    /// Of all of them together.
+    pub(crate) epochs: u64,
 }
 
 /// Whether a label file holds test images, by its name.
@@ -149,11 +164,12 @@ impl Spec {
     /// Counts without running anything. A stage that chooses counts what it opens when every trial ends well.
     #[must_use]
     pub fn plan(&self) -> Plan {
-        let stages = self.stages.iter().map(|stage| self.plan_stage(stage)).collect();
+        let stages = (0..self.stages.len()).map(|stage| self.plan_stage(stage)).collect();
         Plan { stages, warnings: self.warnings.clone() }
     }
 
-    fn plan_stage(&self, stage: &Stage) -> StagePlan {
+    fn plan_stage(&self, index: usize) -> StagePlan {
+        let stage = &self.stages[index];
         let mut counts = vec![0; self.space.blocks.len()];
         match &stage.from {
             None => {
@@ -179,6 +195,7 @@ impl Spec {
             stage.from.as_ref().is_none_or(|from| from.opening.per.iter().any(|key| key == BLOCK));
         let blocks = self.space.blocks.iter().zip(counts).filter(|_| knows_blocks);
         let configurations = stage.configurations(self.configuration_count() as u64);
+        let epochs = self.epochs(index);
         StagePlan {
             name: stage.name.to_string(),
             configurations,
@@ -186,6 +203,8 @@ impl Spec {
             blocks: blocks.filter_map(|(block, n)| Some((block.name.as_deref()?.to_owned(), n))).collect(),
             from: stage.from.as_ref().map(|from| self.stages[from.stage].name.to_string()),
             groups: stage.from.as_ref().map(|from| from.groups.len() as u64),
+            epochs: epochs.all,
+            shared_epochs: epochs.shared,
         }
     }
 }

@@ -53,11 +53,26 @@ pub struct Spec {
     pub checkpoint: Checkpoint,
     /// Sweeps of higher priority are served first.
     pub priority: i32,
+    /// Whether results of earlier trials are taken over.
+    pub reuse: Reuse,
+    /// Whether trials that differ only in what comes after pruning share the training before it.
+    pub share_prefix: bool,
     /// Every key that some configuration sets beyond `base`, in the order of the file.
     pub axes: Vec<String>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<String>,
     pub(crate) space: Space,
+}
+
+/// Which results of earlier trials with the same recipe and seed, trained on the same backbone and images, are taken over
+/// instead of training again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    Never,
+    /// Those of the same version of the worker.
+    SameCode,
+    /// Those of any version.
+    SameConfig,
 }
 
 /// What a trial's score is.
@@ -177,6 +192,20 @@ impl Goal {
         match self {
             Goal::Maximize => "maximize",
             Goal::Minimize => "minimize",
+        }
+    }
+}
+
+impl Reuse {
+    pub(crate) const NAMES: [(&'static str, Reuse); 3] =
+        [("never", Reuse::Never), ("same_code", Reuse::SameCode), ("same_config", Reuse::SameConfig)];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Reuse::Never => "never",
+            Reuse::SameCode => "same_code",
+            Reuse::SameConfig => "same_config",
         }
     }
 }

@@ -23,12 +23,13 @@ const FILES: &[(&str, &str)] = &[
     ("misspelled key", "objectiv: {metric: val/top1}\n"),
     ("parameter at the top", "lr: 0.5\n"),
     (
-        "keys of later versions",
-        "early_stop: {rule: asha}\ncheckpoint: {every: 10ms, on_drain: 1}\nreuse: never\n",
+        "checkpoints, reuse",
+        "early_stop: {rule: asha}\ncheckpoint: {every: 10ms, on_drain: 1}\nreuse: same\nshare_prefix: 1\n",
     ),
+    ("resources of no GPU", "resources: {gpu: 0, gpu_memory: 1GiB, share: false}\n"),
     (
         "resources",
-        "resources: {gpu_memory: 16GB, gpu: 1, labels: {gpu: [a100]}}\nlimits: {pause_after_code_errors: 0}\n",
+        "resources: {gpu_memory: 16GB, gpus: 1, labels: {gpu: [a100]}}\nlimits: {pause_after_code_errors: 0}\n",
     ),
     ("sampler of a later version", "search: {sampler: tpe}\n"),
     ("unknown sampler", "search: {sampler: gird}\n"),

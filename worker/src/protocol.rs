@@ -24,9 +24,25 @@ pub enum ToTrainer {
         from: Option<String>,
         /// A checkpoint is due this often; 0: never.
         checkpoint_every_ms: u64,
+        /// The end of the training before pruning, as another trial has kept it.
+        prefix: Option<String>,
+        /// Others wait for this end: the run keeps it, with its values after these epochs.
+        keep: Option<Vec<u32>>,
+        /// Results of other trials that may be this one's, if they were trained on what is here.
+        reusable: Vec<Reusable>,
     },
     /// End the run, if there is one, with a last checkpoint, and say `Left`.
     Leave,
+}
+
+/// As `sweep.v1.Reusable`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reusable {
+    pub trial: i64,
+    pub inputs: String,
+    /// Empty: of whatever code.
+    pub code: String,
 }
 
 /// From the trainer.
@@ -54,12 +70,26 @@ pub enum FromTrainer {
         attempt: u32,
         url: String,
     },
+    /// The end of the training before pruning is in place, for the trials that have it in common.
+    Shared {
+        trial: i64,
+        attempt: u32,
+        url: String,
+    },
     /// The tuned tensors, if they were kept, are in place under a URL.
     Done {
         trial: i64,
         attempt: u32,
         metrics: BTreeMap<String, f64>,
         artifact: Option<String>,
+        /// As in `sweep.v1.Success`.
+        #[serde(default)]
+        inputs: String,
+        #[serde(default)]
+        code: String,
+        /// The trial of `reusable` whose result this one's is; then nothing was trained.
+        #[serde(default)]
+        reused: Option<i64>,
     },
     /// The answer to `Leave`: the run has ended without a result. What it has kept, it has told before.
     Left {

@@ -25,7 +25,8 @@ const BLOCK: &str = "block";
 /// Parameters that every configuration has and tables are about; where no axis sets them, `base` does for all.
 const IDENTITY: [&str; 3] = ["backbone", "task", "method"];
 /// Names in expressions beside axes and metrics.
-const COUNTS: [&str; 7] = ["number", "config_hash", "n", "trials", "diverged", "failed", "objective"];
+const COUNTS: [&str; 8] =
+    ["number", "config_hash", "n", "trials", "diverged", "failed", "reused", "objective"];
 
 /// What the coordinator said about a sweep's configurations, settings read.
 #[derive(Debug, Clone)]
@@ -73,6 +74,7 @@ impl Row {
             "trials" => Some(configuration.trials.into()),
             "diverged" => Some(configuration.diverged.into()),
             "failed" => Some(configuration.failed.into()),
+            "reused" => Some(configuration.reused.into()),
             "objective" => Summary::of(&self.objective()).map(|score| score.mean.into()),
             _ => {
                 self.value(name).or_else(|| self.summary(name, objective).map(|summary| summary.mean.into()))
@@ -137,6 +139,14 @@ impl Results {
         let found = self.rows.iter().flat_map(|row| row.configuration.metrics.keys());
         let asked = std::iter::once(&self.objective.metric).chain(&self.report);
         found.chain(asked).cloned().collect()
+    }
+
+    /// What a reader of any table of these rows has to know.
+    pub(crate) fn notices(&self) -> Vec<String> {
+        let reused: u32 = self.rows.iter().map(|row| row.configuration.reused).sum();
+        let succeeded: u32 = self.rows.iter().map(|row| row.configuration.succeeded).sum();
+        let taken_over = format!("{reused} of {succeeded} results were taken over from earlier trials");
+        (reused > 0).then_some(taken_over).into_iter().collect()
     }
 
     /// Keeps one stage.

@@ -26,6 +26,8 @@ pub(crate) struct Record {
     trials: u32,
     diverged: u32,
     failed: u32,
+    /// Of those with a result, how many took over that of an earlier trial.
+    reused: u32,
     objective: Objective,
     metrics: BTreeMap<String, Summary>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,6 +79,7 @@ pub(crate) fn record(results: &Results, row: &Row) -> Record {
         trials: configuration.trials,
         diverged: configuration.diverged,
         failed: configuration.failed,
+        reused: configuration.reused,
         objective: Objective {
             metric: results.objective.metric.clone(),
             mean: score.map(|score| score.mean),
@@ -107,6 +110,7 @@ pub(crate) fn frame(results: &Results, compared: Option<&Compared>) -> Frame {
     frame.push("trials", Values::counts(configurations().map(|row| row.trials)));
     frame.push("diverged", Values::counts(configurations().map(|row| row.diverged)));
     frame.push("failed", Values::counts(configurations().map(|row| row.failed)));
+    frame.push("reused", Values::counts(configurations().map(|row| row.reused)));
     let scores: Vec<_> = rows.iter().map(|row| Summary::of(&row.objective())).collect();
     push_summaries(&mut frame, &format!("objective({})", results.objective.metric), &scores);
     for metric in results.metrics() {

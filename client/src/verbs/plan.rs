@@ -78,11 +78,17 @@ impl Kind {
     }
 }
 
-/// The kinds of trials of a sweep, and how many there are of each.
+/// The kinds of trials of a sweep, and how many there are of each; those of stages that choose when all goes well.
 fn kinds(spec: &Spec) -> BTreeMap<Kind, u64> {
     let mut kinds = BTreeMap::new();
     for configuration in spec.configurations() {
         *kinds.entry(Kind::of(&configuration.recipe)).or_insert(0) += spec.seeds.len() as u64;
+    }
+    for (number, stage) in spec.stages.iter().enumerate() {
+        for opened in spec.opened(number) {
+            let trials = opened.configurations * stage.seeds.len() as u64;
+            *kinds.entry(Kind::of(&opened.recipe)).or_insert(0) += trials;
+        }
     }
     kinds
 }
@@ -156,6 +162,14 @@ fn page(plan: &Plan, coverage: Option<&Coverage>) -> String {
         grid.rows.push(vec![stage.name.clone(), "all".to_owned(), configurations, trials]);
     }
     let mut text = grid.to_text();
+    let epochs: u64 = plan.stages.iter().map(|stage| stage.epochs).sum();
+    let shared: u64 = plan.stages.iter().map(|stage| stage.shared_epochs).sum();
+    if shared > 0 {
+        text.push_str(&format!(
+            "\n{} of {epochs} epochs are trained: {shared} are those of trials that share the training before they prune\n",
+            epochs - shared
+        ));
+    }
     if let Some(coverage) = coverage {
         text.push('\n');
         text.push_str(&sentences(coverage, plan.stages.iter().map(|stage| stage.trials).sum()));
@@ -214,6 +228,22 @@ mod tests {
         Worker { name: name.into(), state: state.into(), capabilities: Some(offer), ..Worker::default() }
     }
 
+    /// A worker that has no test images can run what tunes, and not what is tested.
+    #[test]
+    fn later_stages_are_matched_too() {
+        let file = "version: 1\nname: s\nbase: {backbone: vit_b16, method: linear}\n\
+                    axes: {task: {values: [vtab/dtd, vtab/svhn]}, lr: {values: [1, 2]}}\n\
+                    stages:\n- {name: tune, split: {train: train800, eval: val200}}\n\
+                    - {name: final, from: {stage: tune, per: [task]}, split: {train: train800, eval: val200, test: test},\n\
+                    \x20  replicates: {seeds: [1, 2, 3]}}\n";
+        let kinds = kinds(&Spec::parse("sweep.yaml", file, &[]).expect("valid"));
+        let worker = worker("gpu-01", "live", &["vtab/dtd", "vtab/svhn"], &["train800", "val200"]);
+        let coverage = coverage(&kinds, &[worker]);
+        let lacks = ["split test of vtab/dtd".to_owned(), "split test of vtab/svhn".to_owned()];
+        assert_eq!((coverage.live[0].trials, &coverage.live[0].lacks[..]), (4, &lacks[..]));
+        assert_eq!(coverage.unserved.iter().map(|unserved| unserved.trials).collect::<Vec<_>>(), [3, 3]);
+    }
+
     #[test]
     fn a_plan_says_who_can_run_it_and_who_lacks_what() {
         let kinds = BTreeMap::from([
@@ -234,6 +264,8 @@ mod tests {
             blocks: vec![("a".into(), 6)],
             from: None,
             groups: None,
+            epochs: 3500,
+            shared_epochs: 1200,
         };
         let plan = Plan { stages: vec![stage], warnings: Vec::new() };
         insta::assert_snapshot!(page(&plan, Some(&coverage(&kinds, &workers))));

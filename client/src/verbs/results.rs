@@ -41,7 +41,9 @@ pub(crate) async fn results(
         Format::Parquet => output::print_parquet(&frame(&results, compared.as_ref())),
         Format::Table | Format::Markdown | Format::Latex => {
             let shown = Shown { metric: args.metric.as_deref(), spread: args.spread, compared };
-            print_grid(&[args.spread.describe().to_owned()], &table(&results, &shown), format)
+            let mut caption = vec![args.spread.describe().to_owned()];
+            caption.extend(results.notices());
+            print_grid(&caption, &table(&results, &shown), format)
         }
     }
 }
@@ -163,7 +165,9 @@ pub(crate) async fn best(mut connection: Connection, args: BestArgs, format: For
         objective.at,
         results.selection()
     );
-    print_grid(&[args.spread.describe().to_owned(), chosen], &grid, format)
+    let mut caption = vec![args.spread.describe().to_owned(), chosen];
+    caption.extend(results.notices());
+    print_grid(&caption, &grid, format)
 }
 
 /// The best configuration for each value of some axes, in the order of the file; or the best of all.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::v1::{GetRequest, GetTrialRequest, GetTrialResponse, Point, Sweep, Trial, TrialState};
+use proto::v1::{GetRequest, GetTrialRequest, GetTrialResponse, Origin, Point, Sweep, Trial, TrialState};
 use serde_json::Value;
 
 use crate::cli::{Format, TrialArgs, TrialsArgs};
@@ -138,11 +138,12 @@ fn grid(trials: &[Read], objective: &str) -> Grid {
     Grid { columns, rows: trials.iter().map(line).collect() }
 }
 
-/// `failed: cuda_oom`, or the state alone.
+/// `failed: cuda_oom`, `succeeded: by trial 12`, or the state alone.
 fn state(trial: &Trial) -> String {
-    match (format::trial_state(trial.state()), format::failure(trial.failure())) {
-        (state @ "failed", class) if !class.is_empty() => format!("{state}: {class}"),
-        (state, _) => state.to_owned(),
+    match (format::trial_state(trial.state()), format::failure(trial.failure()), &trial.origin) {
+        (state @ "failed", class, _) if !class.is_empty() => format!("{state}: {class}"),
+        (state, _, Some(origin)) => format!("{state}: by trial {}", origin.trial_id),
+        (state, _, None) => state.to_owned(),
     }
 }
 
@@ -165,6 +166,8 @@ fn frame(trials: &[Read], objective: &str, axes: &[String]) -> Frame {
     frame.push("failure", Values::text(of().map(|trial| format::failure(trial.failure()))));
     frame.push("attempt", Values::counts(of().map(|trial| trial.attempt)));
     frame.push("worker", Values::text(of().map(|trial| trial.worker.as_str())));
+    let origin = |trial: &Trial| trial.origin.as_ref().map(|origin| origin.trial_id);
+    frame.push("origin", Values::Int(of().map(origin).collect()));
     for axis in axes {
         let values = trials.iter().map(|(_, settings)| settings.get(axis).cloned());
         frame.push(axis, Values::settings(values.collect()));
@@ -212,6 +215,7 @@ fn page(reply: &GetTrialResponse, with_points: bool) -> Result<String, CliError>
         ("seed", trial.seed.to_string()),
         ("config", trial.config_hash.clone()),
         ("epoch", format!("{}/{}", trial.epoch, trial.epochs)),
+        ("origin", trial.origin.as_ref().map(origin).unwrap_or_default()),
         ("artifact", reply.artifact.clone()),
         ("continues", reply.checkpoint.clone()),
     ];
@@ -239,6 +243,10 @@ fn page(reply: &GetTrialResponse, with_points: bool) -> Result<String, CliError>
         text.push_str(&points(&reply.points).to_text());
     }
     Ok(text)
+}
+
+fn origin(origin: &Origin) -> String {
+    format!("taken over from trial {} of sweep {}", origin.trial_id, origin.sweep_id)
 }
 
 fn attempts(reply: &GetTrialResponse) -> Grid {
@@ -410,5 +418,10 @@ mod tests {
             checkpoint: String::new(),
         };
         insta::assert_snapshot!(page(&reply, true).expect("valid"));
+        let origin = Some(Origin { trial_id: 3, sweep_id: "9a1b".into() });
+        let reused = GetTrialResponse { trial: Some(Trial { origin, ..trial() }), ..Default::default() };
+        let text = page(&reused, false).expect("valid");
+        assert!(text.contains("state     succeeded: by trial 3\n"), "{text}");
+        assert!(text.contains("origin    taken over from trial 3 of sweep 9a1b\n"), "{text}");
     }
 }

@@ -7,7 +7,7 @@ use tonic::Status;
 
 use crate::offer::{Backbone, Device, Offer, Task, Warm};
 use crate::store::Token;
-use crate::store::ops::{NewEnd, Outcome, Point, Progress};
+use crate::store::ops::{NewEnd, Outcome, Point, Progress, Ran};
 use crate::sweep_file::File;
 use crate::trial::{Cause, FailureClass, TrialId, WorkerId};
 
@@ -194,6 +194,7 @@ pub(super) fn progress(given: Vec<v1::Progress>) -> Result<Vec<Progress>, Status
             token: needed_token(given.token)?,
             points: points(given.points)?,
             checkpoint: reference("progress.checkpoint", given.checkpoint)?,
+            prefix: reference("progress.prefix", given.prefix)?,
         })
     };
     given.into_iter().map(one).collect()
@@ -210,6 +211,11 @@ fn end(given: v1::End) -> Result<NewEnd, Status> {
         Some(How::Success(success)) => Outcome::Success {
             metrics: metrics(success.metrics)?,
             artifact: reference("success.artifact", success.artifact)?,
+            ran: Ran {
+                inputs: optional_name("success.inputs", success.inputs)?,
+                code: optional_name("success.code", success.code)?,
+                origin: (success.reused != 0).then_some(TrialId(success.reused)),
+            },
         },
         Some(How::Failure(failure)) => {
             let class = failure_class(failure.class())
@@ -235,6 +241,7 @@ fn end(given: v1::End) -> Result<NewEnd, Status> {
         token: needed_token(given.token)?,
         points: points(given.points)?,
         checkpoint: reference("end.checkpoint", given.checkpoint)?,
+        prefix: reference("end.prefix", given.prefix)?,
         outcome,
     })
 }

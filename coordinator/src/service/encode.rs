@@ -10,7 +10,7 @@ use crate::score::{At, Goal, Objective};
 use crate::store::Error;
 use crate::store::Token;
 use crate::store::explain::Explanation;
-use crate::store::ops::{Lost, Verdict};
+use crate::store::ops::{Leased, Lost, Verdict};
 use crate::store::reads::{SweepDetails, TrialDetails};
 use crate::store::rows::{
     AssignmentRow, AttemptRow, EventRow, OrphanRow, PointRow, SweepRow, SweepState, TrialView, WorkerRow,
@@ -215,6 +215,9 @@ pub(super) fn trial(row: TrialView) -> Result<v1::Trial, Error> {
         epochs: to_u32(row.epochs),
         started: row.started.map(timestamp),
         ended: row.ended.map(timestamp),
+        origin: row
+            .origin
+            .map(|trial_id| v1::Origin { trial_id, sweep_id: row.origin_sweep.unwrap_or_default() }),
     })
 }
 
@@ -300,7 +303,15 @@ fn capabilities(offer: Offer) -> v1::Capabilities {
     }
 }
 
-pub(super) fn assignment(row: AssignmentRow) -> Result<v1::Assignment, Error> {
+/// One of these assignments.
+pub(super) fn assignment(row: AssignmentRow, leased: &Leased) -> Result<v1::Assignment, Error> {
+    let own = leased.leaders.iter().filter(|leader| leader.trial == row.trial);
+    let rewinds: Vec<Option<i64>> = own.map(|leader| leader.rewind).collect();
+    let own = leased.reusable.iter().filter(|other| other.trial == row.trial).map(|row| v1::Reusable {
+        trial_id: row.origin,
+        inputs: row.inputs.clone(),
+        code: row.code.clone(),
+    });
     let checkpoints = row.checkpoints()?;
     Ok(v1::Assignment {
         trial_id: row.trial,
@@ -313,6 +324,10 @@ pub(super) fn assignment(row: AssignmentRow) -> Result<v1::Assignment, Error> {
         checkpoint_every_ms: checkpoints.every_ms.unwrap_or_default(),
         checkpoint_on_drain: checkpoints.on_drain,
         start: row.start.unwrap_or_default(),
+        reusable: own.collect(),
+        prefix: row.prefix_url.unwrap_or_default(),
+        keep_prefix: !rewinds.is_empty(),
+        keep_epochs: rewinds.into_iter().flatten().map(to_u32).collect(),
     })
 }
 

@@ -34,6 +34,7 @@ pub(super) fn configuration(
     configuration.succeeded = number(outcomes.succeeded);
     configuration.stopped = number(outcomes.stopped);
     configuration.diverged = number(outcomes.diverged);
+    configuration.reused = number(outcomes.reused);
     configuration.failed = number(outcomes.failed - outcomes.diverged);
     let wrong = |what: String| corrupt("result", row.number, what);
     let scores: Result<Vec<f64>, _> =
@@ -126,6 +127,7 @@ mod tests {
             succeeded: 2,
             stopped: 1,
             failed: 3,
+            reused: 0,
             diverged: 2,
             objectives: Some("0.10000000000000001,80.5".into()),
             metrics_json: Some(metrics.into()),

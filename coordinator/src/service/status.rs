@@ -12,9 +12,10 @@ impl From<Error> for Status {
                 Code::NotFound
             }
             Error::AmbiguousSweep { .. } => Code::InvalidArgument,
-            Error::SweepOver { .. } | Error::NoEvent { .. } | Error::TwoBackbones { .. } => {
-                Code::FailedPrecondition
-            }
+            Error::NotReusable { .. }
+            | Error::SweepOver { .. }
+            | Error::NoEvent { .. }
+            | Error::TwoBackbones { .. } => Code::FailedPrecondition,
             Error::Conflict(_) => Code::Aborted,
             Error::Corrupt { .. } | Error::Refused(_) => Code::Internal,
             Error::Database(_) | Error::Closed => Code::Unavailable,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{POLL, Service, decode, encode};
-use crate::store::ops::{Drain, Finish, Lease, Register, Renew, Report};
+use crate::store::ops::{Drain, Finish, Lease, Leased, Register, Renew, Report};
 use crate::store::reads::HasWork;
 use crate::store::rows::AssignmentRow;
 use crate::trial::Millis;
@@ -47,8 +47,9 @@ impl Workers for Service {
             warm: decode::warm(request.warm)?,
         };
         let wait = Duration::from_millis(u64::from(request.wait_ms)).min(MAX_WAIT);
-        let assignments = self.lease_or_wait(lease, wait).await?;
-        let assignments = assignments.into_iter().map(encode::assignment).collect::<Result<_, _>>()?;
+        let leased = self.lease_or_wait(lease, wait).await?;
+        let assignment = |row: &AssignmentRow| encode::assignment(row.clone(), &leased);
+        let assignments = leased.assignments.iter().map(assignment).collect::<Result<_, _>>()?;
         Ok(Response::new(v1::LeaseResponse { assignments }))
     }
 
@@ -108,19 +109,19 @@ impl Service {
     }
 
     /// Leases at once, or as soon as there is something to lease.
-    async fn lease_or_wait(&self, lease: Lease, wait: Duration) -> Result<Vec<AssignmentRow>, Status> {
+    async fn lease_or_wait(&self, lease: Lease, wait: Duration) -> Result<Leased, Status> {
         let deadline = Instant::now() + wait;
         let mut changes = self.store.changes();
         loop {
             changes.mark_unchanged();
             let leased = self.store.write(lease.clone()).await?;
             if !leased.assignments.is_empty() || leased.is_repetition || lease.max == 0 {
-                return Ok(leased.assignments);
+                return Ok(leased);
             }
             loop {
                 tokio::select! {
-                    () = tokio::time::sleep_until(deadline) => return Ok(Vec::new()),
-                    () = self.shutdown.cancelled() => return Ok(Vec::new()),
+                    () = tokio::time::sleep_until(deadline) => return Ok(Leased::default()),
+                    () = self.shutdown.cancelled() => return Ok(Leased::default()),
                     _ = changes.changed() => {}
                     () = tokio::time::sleep(POLL) => {}
                 }

@@ -50,6 +50,18 @@ const INVARIANTS: &[(&str, Sql)] = &[
         ),
     ),
     (
+        "a result that was taken over is that of the trial it names, of the same recipe and seed",
+        Sql::both(
+            "SELECT count(*) AS key FROM result r
+               JOIN trial t ON t.id = r.trial
+               JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
+               LEFT JOIN result f ON f.trial = r.origin AND f.origin IS NULL AND f.metrics_json = r.metrics_json
+               LEFT JOIN trial o ON o.id = f.trial AND o.seed = t.seed AND o.state = 'succeeded'
+               LEFT JOIN configuration d ON d.sweep = o.sweep AND d.number = o.config AND d.hash = c.hash
+              WHERE r.origin IS NOT NULL AND d.hash IS NULL",
+        ),
+    ),
+    (
         "I3: attempts are numbered from 1 without gaps",
         Sql::both(
             "SELECT count(*) AS key FROM (SELECT t.id FROM trial t LEFT JOIN attempt a ON a.trial = t.id
@@ -163,6 +175,20 @@ const INVARIANTS: &[(&str, Sql)] = &[
                LEFT JOIN stage p ON p.sweep = s.sweep AND p.number = s.parent
                LEFT JOIN configuration k ON k.sweep = c.sweep AND k.number = c.parent
               WHERE (s.parent IS NULL) <> (c.parent IS NULL) OR p.name <> k.stage",
+        ),
+    ),
+    (
+        "who waits for what trials have in common waits for one that is on its way",
+        Sql::both(
+            "SELECT count(*) AS key FROM trial t
+               JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
+              WHERE t.state = 'queued' AND t.not_before = 4611686018427387904
+                AND NOT EXISTS (SELECT 1 FROM configuration d
+                                  JOIN trial u ON u.sweep = d.sweep AND u.config = d.number AND u.seed = t.seed
+                                              AND coalesce(u.start_from, 0) = coalesce(t.start_from, 0)
+                                              AND u.ended IS NULL
+                                              AND (u.not_before IS NULL OR u.not_before <> 4611686018427387904)
+                                 WHERE d.sweep = c.sweep AND d.prefix = c.prefix)",
         ),
     ),
     (

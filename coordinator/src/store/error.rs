@@ -21,6 +21,11 @@ pub enum Error {
     TwoBackbones { backbone: String, worker: String, sha256: String, other: String, other_sha256: String },
     #[error("there is no trial {0}")]
     NoTrial(TrialId),
+    #[error(
+        "trial {trial} cannot take over the result of trial {origin}: it has another recipe, seed, backbone, data or code, \
+         has no result, or the sweep does not say `reuse`"
+    )]
+    NotReusable { trial: TrialId, origin: TrialId },
     #[error("worker `{0}` is not registered here; register again")]
     NoWorker(String),
     #[error("there is no worker `{0}`; `sweep workers` shows those that are known")]

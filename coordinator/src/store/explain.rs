@@ -3,6 +3,7 @@
 use super::error::Error;
 use super::ops::avoiding;
 use super::rows::{SweepRow, SweepState, TrialRow, WorkerRow, to_u32};
+use super::sql::prefixes::HELD;
 use super::sql::{sweeps, trials, workers};
 use super::{Op, Tx};
 use crate::offer::Need;
@@ -89,6 +90,10 @@ fn of_sweep(sweep: &SweepRow) -> Result<Vec<String>, Error> {
 
 fn of_backoff(row: &TrialRow, now: Millis) -> Option<String> {
     let not_before = row.not_before.filter(|not_before| *not_before > now)?;
+    if not_before == HELD {
+        let what = "it waits for another trial of its sweep, which trains what they have in common before they prune";
+        return Some(format!("{what} (share_prefix)"));
+    }
     let after = match (row.failures, row.lost) {
         (0, lost) => format!("{lost} of its workers were lost"),
         (failures, _) => format!("{failures} of its attempts failed"),

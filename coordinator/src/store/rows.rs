@@ -27,6 +27,8 @@ record! {
         axes_json: String,
         allow_test_selection: i64,
         early_stop_json: Option<String>,
+        share_prefix: i64,
+        reuse: String,
         retry_json: String,
         checkpoint_json: String,
         max_running: Option<i64>,
@@ -315,6 +317,8 @@ record! {
         epochs: i64,
         started: Option<i64>,
         ended: Option<i64>,
+        origin: Option<i64>,
+        origin_sweep: Option<String>,
     }
 }
 
@@ -330,6 +334,10 @@ record! {
         checkpoint_json: String,
         checkpoint: Option<String>,
         start: Option<String>,
+        reuse: String,
+        /// Stands for the training before pruning, if trials may share it, and where one has kept it.
+        prefix: Option<String>,
+        prefix_url: Option<String>,
     }
 }
 
@@ -337,6 +345,32 @@ impl AssignmentRow {
     /// When the run is to write checkpoints.
     pub fn checkpoints(&self) -> Result<Checkpoints, Error> {
         from_json("sweep", &self.sweep_id, &self.checkpoint_json)
+    }
+}
+
+record! {
+    /// A result that a trial may take over, if it fits what its worker has.
+    pub struct ReusableRow { trial: i64, origin: i64, inputs: String, code: String }
+}
+
+record! {
+    /// A trial that others wait for to train what they have in common, and an epoch that some of them go back to.
+    pub struct LeaderRow { trial: i64, rewind: Option<i64> }
+}
+
+record! {
+    /// Trials that have the training before pruning in common.
+    pub struct PrefixRow { hash: String, seed: i64, start_from: i64, has_result: i64 }
+}
+
+record! {
+    /// A result that a trial takes over.
+    pub struct OriginRow {
+        trial: i64,
+        sweep_id: String,
+        attempt: i64,
+        metrics_json: String,
+        artifact: Option<String>,
     }
 }
 
@@ -434,6 +468,7 @@ record! {
         stopped: i64,
         failed: i64,
         diverged: i64,
+        reused: i64,
         /// Scores, separated by commas.
         objectives: Option<String>,
         /// Metrics as stored, separated by commas.

@@ -140,7 +140,7 @@ fn end(token: Token, kind: u8) -> NewEnd {
         3 => failure(token, FailureClass::Diverged),
         _ => {
             let outcome = Outcome::Interruption { cause: Cause::Preempted, message: "SIGTERM".to_owned() };
-            NewEnd { token, points: Vec::new(), checkpoint: None, outcome }
+            NewEnd { token, points: Vec::new(), checkpoint: None, prefix: None, outcome }
         }
     }
 }
@@ -185,7 +185,8 @@ pub(crate) async fn take(rig: &mut Rig, model: &mut Model, step: Step) {
             let token = model.token(trial, back);
             model.touch(worker);
             let held = model.apply(trial, Command::Report { by: model.by(worker, token), epoch });
-            let progress = vec![Progress { token, points: vec![point(epoch, 1.0)], checkpoint: None }];
+            let progress =
+                vec![Progress { token, points: vec![point(epoch, 1.0)], checkpoint: None, prefix: None }];
             let report = Report { worker: model.workers[worker].clone(), progress };
             assert_eq!(rig.write(&report).await.is_empty(), held);
         }

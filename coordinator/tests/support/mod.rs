@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use coordinator::offer::{Backbone, Need, Offer, Task};
 use coordinator::score::{At, Goal, Objective};
 use coordinator::store::ops::{
-    Finish, Lease, NewConfiguration, NewEnd, NewSweep, NewTrial, Outcome, Point, Reap, Register, Renew,
-    Submit, Verdict,
+    Finish, Lease, Leased, NewConfiguration, NewEnd, NewSweep, NewTrial, Outcome, Point, Ran, Reap, Register,
+    Renew, Submit, Verdict,
 };
 use coordinator::store::reads::{Events, FindSweep, GetTrial, TrialDetails};
 use coordinator::store::rows::{AssignmentRow, Checkpoints, EventRow, SourceRow, SweepRow};
@@ -136,9 +136,13 @@ impl Env {
     }
 
     pub(crate) async fn lease(&self, worker: &WorkerId, request: &str, max: u32) -> Vec<AssignmentRow> {
+        self.leased(worker, request, max).await.assignments
+    }
+
+    pub(crate) async fn leased(&self, worker: &WorkerId, request: &str, max: u32) -> Leased {
         let lease =
             Lease { worker: worker.clone(), request: request.to_owned(), max, ttl: TTL, warm: Vec::new() };
-        self.store.write(lease).await.unwrap().assignments
+        self.store.write(lease).await.unwrap()
     }
 
     /// Leases one trial.
@@ -229,6 +233,7 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
         is_lr_scaled: false,
         choices: Vec::new(),
         scope: None,
+        prefix: None,
         need: Need {
             backbone: "b".into(),
             task: "t".into(),
@@ -274,6 +279,8 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
         stages: Vec::new(),
         allow_test_selection: false,
         early_stop: None,
+        reuse: sweeps::spec::Reuse::Never,
+        share_prefix: false,
     }
 }
 
@@ -283,13 +290,14 @@ pub(crate) fn success(token: Token, value: f64) -> NewEnd {
         token,
         points: Vec::new(),
         checkpoint: None,
-        outcome: Outcome::Success { metrics, artifact: None },
+        prefix: None,
+        outcome: Outcome::Success { metrics, artifact: None, ran: Ran::default() },
     }
 }
 
 pub(crate) fn failure(token: Token, class: FailureClass) -> NewEnd {
     let outcome = Outcome::Failure { class, message: format!("{} happened", class.name()) };
-    NewEnd { token, points: Vec::new(), checkpoint: None, outcome }
+    NewEnd { token, points: Vec::new(), checkpoint: None, prefix: None, outcome }
 }
 
 pub(crate) fn point(epoch: u32, value: f64) -> Point {

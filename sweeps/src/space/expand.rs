@@ -259,6 +259,7 @@ impl<'s> Expansion<'s> {
 
     /// What is allowed but probably not meant.
     fn remark(&self, is_grid: bool, problems: &mut Problems<'_>) {
+        self.remark_hidden(problems);
         for (entry, count) in self.space.exclude.iter().zip(&self.excluded) {
             if *count == 0 && is_grid {
                 let place = &entry.place;
@@ -272,6 +273,26 @@ impl<'s> Expansion<'s> {
             1 => problems.warnings.push("1 configuration is the same as another and is run once".to_owned()),
             n => {
                 problems.warnings.push(format!("{n} configurations are the same as others and are run once"))
+            }
+        }
+    }
+}
+
+impl Expansion<'_> {
+    /// A value of `base` that no configuration has, because an axis or a zip sets the key everywhere.
+    fn remark_hidden(&self, problems: &mut Problems<'_>) {
+        let Space { base, blocks, include, .. } = self.space;
+        for key in base.settings.keys() {
+            let is_axis =
+                |block: &Block| block.dims.iter().any(|dim| dim.keys.iter().any(|(own, _)| own == key));
+            let is_hidden = !blocks.is_empty()
+                && blocks.iter().all(is_axis)
+                && include.iter().all(|layer| layer.settings.contains_key(key));
+            if let Some(place) = base.find(key, None, true).filter(|_| is_hidden) {
+                let (path, line) = (&place.path, place.at.line);
+                problems
+                    .warnings
+                    .push(format!("{path} (line {line}): an axis sets `{key}`, so this value is never run"));
             }
         }
     }

@@ -267,5 +267,7 @@ impl Facts {
         self.evals_on_test |=
             crate::space::is_test_split(&split.eval) || split.test.as_ref() == Some(&split.eval);
         self.lacks_test |= split.test.is_none();
+        self.prunes |= recipe.pruning.is_some();
+        self.epochs += u64::from(recipe.epochs_in_all());
     }
 }

@@ -7,8 +7,8 @@ use super::error::SpecErrors;
 use super::fields::{Field, Problems, Section, join};
 use super::metrics::{COST_METRICS, SCORE_METRICS};
 use super::{
-    At, Backoff, Checkpoint, Goal, Limits, Objective, Order, Resources, Retry, Sampler, Search, Spec, axes,
-    early_stop, overrides, plan_stages, stages,
+    At, Backoff, Checkpoint, Goal, Limits, Objective, Order, Resources, Retry, Reuse, Sampler, Search, Spec,
+    axes, early_stop, overrides, plan_stages, stages,
 };
 use crate::FailureClass;
 use crate::recipe;
@@ -41,9 +41,10 @@ pub const KEYS: &[&str] = &[
     "retry",
     "checkpoint",
     "priority",
+    "reuse",
+    "share_prefix",
 ];
-/// Keys and samplers of the language that this version does not build.
-const LATER_KEYS: &[&str] = &["reuse"];
+/// Samplers of the language that this version does not build.
 const LATER_SAMPLERS: &[&str] = &["tpe"];
 /// The sequence has 2¹⁶ points.
 const MAX_SOBOL: u32 = 1 << 16;
@@ -91,6 +92,8 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
     let retry = retry(&top, problems);
     let checkpoint = checkpoint(&top, problems);
     let priority = top.get("priority").and_then(|field| field.integer(-1000..=1000, problems)).unwrap_or(0);
+    let reuse = top.get("reuse").and_then(|field| field.choice(&Reuse::NAMES, problems));
+    let share_prefix = top.get("share_prefix").and_then(|field| field.bool(problems)).unwrap_or(true);
     let mut space = axes::space(&top, search.sampler == Sampler::Grid && has_sampler, problems);
     let written = stages::read(&top, &mut space, &seeds, problems);
     let seeds = written.first().map_or(seeds, |first| first.stage.seeds.clone());
@@ -121,6 +124,8 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
         retry,
         checkpoint,
         priority: i32::try_from(priority).ok()?,
+        reuse: reuse.unwrap_or(Reuse::Never),
+        share_prefix,
         axes,
         warnings: Vec::new(),
         space,
@@ -135,9 +140,7 @@ fn top<'n>(root: &'n Node, problems: &mut Problems<'_>) -> Option<Section<'n>> {
     };
     for entry in entries {
         let key = entry.key.as_str();
-        if LATER_KEYS.contains(&key) {
-            problems.error(entry.at, key, "is not supported by this version: leave it out");
-        } else if recipe::is_key(key) {
+        if recipe::is_key(key) {
             problems.error(entry.at, key, "is a parameter of trials: write it under `base` or `axes`");
         } else if !KEYS.contains(&key) {
             problems.error(entry.at, key, recipe::unknown("key", key, KEYS));
@@ -363,7 +366,12 @@ fn limits(top: &Section<'_>, problems: &mut Problems<'_>) -> Limits {
 fn resources(top: &Section<'_>, problems: &mut Problems<'_>) -> Resources {
     let mut resources = Resources::default();
     let Some(field) = top.get("resources") else { return resources };
-    let Some(section) = field.section(&["gpu_memory", "labels"], problems) else { return resources };
+    let Some(section) = field.section(&["gpu", "gpu_memory", "share", "labels"], problems) else {
+        return resources;
+    };
+    let gpus = section.get("gpu").and_then(|field| field.integer(0..=1, problems));
+    // Any memory will do.
+    resources.gpu_memory_mib = u64::from(gpus == Some(1));
     if let Some(field) = section.get("gpu_memory")
         && let Some(text) = field.string("an amount of memory like `16GiB`", problems)
     {
@@ -371,6 +379,16 @@ fn resources(top: &Section<'_>, problems: &mut Problems<'_>) -> Resources {
             Some(mib) => resources.gpu_memory_mib = mib,
             None => field.error(problems, "must be a whole number with `MiB` or `GiB`, from 1MiB to 4096GiB"),
         }
+        if gpus == Some(0) {
+            field.error(problems, "is memory of a GPU, and `gpu: 0` asks for none: leave one of them out");
+        }
+    }
+    if let Some(field) = section.get("share")
+        && field.bool(problems) == Some(false)
+    {
+        let mend =
+            "trials do not choose what runs beside them: start workers with one slot for each GPU instead";
+        field.error(problems, mend);
     }
     resources.labels = labels(section.get("labels"), problems);
     resources

@@ -9,7 +9,7 @@ use proto::v1::{Assignment, End, FailureClass as Class, Lost, Point, Progress, S
 use super::death::{Death, failure, interruption};
 use super::facts::{Event, Order, Terms, Time};
 use super::life::Life;
-use crate::protocol::{FailureClass, FromTrainer, ToTrainer};
+use crate::protocol::{FailureClass, FromTrainer, Reusable, ToTrainer};
 
 #[derive(Debug)]
 struct Run {
@@ -26,6 +26,9 @@ struct Run {
     /// The latest checkpoint, if it was not reported yet, and that of the report under way.
     checkpoint: Option<String>,
     sent_checkpoint: Option<String>,
+    /// Likewise, where it has kept what others start from.
+    prefix: Option<String>,
+    sent_prefix: Option<String>,
     /// Whether it writes a last checkpoint when the agent leaves.
     on_drain: bool,
     /// It was asked for that, and is killed if it has not answered by then.
@@ -151,6 +154,7 @@ impl Core {
                 for run in self.runs() {
                     run.sent.clear();
                     run.sent_checkpoint = None;
+                    run.sent_prefix = None;
                 }
                 lost.into_iter().for_each(|lost| self.stop(lost, &mut orders));
             }
@@ -233,11 +237,23 @@ impl Core {
                 run.checkpoint = Some(url);
                 run.waiting_since.get_or_insert(now);
             }
-            (State::Running(run), FromTrainer::Done { trial, attempt, metrics, artifact })
+            (State::Running(run), FromTrainer::Shared { trial, attempt, url })
                 if about(run, trial, attempt) =>
             {
-                let artifact = artifact.unwrap_or_default();
-                let success = Success { metrics: metrics.into_iter().collect(), artifact };
+                run.prefix = Some(url);
+                run.waiting_since.get_or_insert(now);
+            }
+            (
+                State::Running(run),
+                FromTrainer::Done { trial, attempt, metrics, artifact, inputs, code, reused },
+            ) if about(run, trial, attempt) => {
+                let success = Success {
+                    metrics: metrics.into_iter().collect(),
+                    artifact: artifact.unwrap_or_default(),
+                    inputs,
+                    code,
+                    reused: reused.unwrap_or_default(),
+                };
                 self.end(slot, How::Success(success), State::Idle);
                 self.dismiss(slot, orders);
             }
@@ -338,6 +354,8 @@ impl Core {
             sent: Vec::new(),
             checkpoint: None,
             sent_checkpoint: None,
+            prefix: None,
+            sent_prefix: None,
             on_drain: assignment.checkpoint_on_drain,
             leave_by: None,
             ticked: now,
@@ -356,6 +374,9 @@ impl Core {
             start: Some(assignment.start).filter(|url| !url.is_empty()),
             from: Some(assignment.checkpoint).filter(|url| !url.is_empty()),
             checkpoint_every_ms: assignment.checkpoint_every_ms,
+            prefix: Some(assignment.prefix).filter(|url| !url.is_empty()),
+            keep: assignment.keep_prefix.then_some(assignment.keep_epochs),
+            reusable: assignment.reusable.into_iter().map(reusable).collect(),
         };
         orders.push(Order::Send { slot, message });
     }
@@ -407,8 +428,10 @@ impl Core {
             run.points = std::mem::take(&mut run.sent);
             run.points.extend(newer);
             run.checkpoint = run.checkpoint.take().or(run.sent_checkpoint.take());
+            run.prefix = run.prefix.take().or(run.sent_prefix.take());
             // The wait begins anew: that is the pause before the next try.
-            run.waiting_since = (!run.points.is_empty() || run.checkpoint.is_some()).then_some(now);
+            let is_waiting = !run.points.is_empty() || run.checkpoint.is_some() || run.prefix.is_some();
+            run.waiting_since = is_waiting.then_some(now);
         }
     }
 
@@ -452,7 +475,8 @@ impl Core {
             let mut points = std::mem::take(&mut run.sent);
             points.append(&mut run.points);
             let checkpoint = run.checkpoint.take().or(run.sent_checkpoint.take()).unwrap_or_default();
-            self.ends.push(End { token: Some(run.token), points, how: Some(how), checkpoint });
+            let prefix = run.prefix.take().or(run.sent_prefix.take()).unwrap_or_default();
+            self.ends.push(End { token: Some(run.token), points, how: Some(how), checkpoint, prefix });
         }
         if !matches!(self.slots[slot].state, State::Off) {
             self.slots[slot].state = next;
@@ -563,7 +587,9 @@ impl Core {
             run.waiting_since = (!run.points.is_empty()).then_some(now);
             run.sent_checkpoint = run.checkpoint.take();
             let checkpoint = run.sent_checkpoint.clone().unwrap_or_default();
-            progress.push(Progress { token: Some(run.token), points: run.sent.clone(), checkpoint });
+            run.sent_prefix = run.prefix.take();
+            let prefix = run.sent_prefix.clone().unwrap_or_default();
+            progress.push(Progress { token: Some(run.token), points: run.sent.clone(), checkpoint, prefix });
         }
         self.reporting = true;
         orders.push(Order::Report { progress });
@@ -607,3 +633,7 @@ fn wire(class: FailureClass) -> Class {
 #[cfg(test)]
 #[path = "core_tests.rs"]
 mod tests;
+
+fn reusable(given: proto::v1::Reusable) -> Reusable {
+    Reusable { trial: given.trial_id, inputs: given.inputs, code: given.code }
+}

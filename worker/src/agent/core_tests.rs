@@ -33,7 +33,15 @@ fn epoch(trial: i64, epoch: u32) -> FromTrainer {
 }
 
 fn done(trial: i64) -> FromTrainer {
-    FromTrainer::Done { trial, attempt: 1, metrics: [("test/top1".to_owned(), 0.75)].into(), artifact: None }
+    FromTrainer::Done {
+        trial,
+        attempt: 1,
+        metrics: [("test/top1".to_owned(), 0.75)].into(),
+        artifact: None,
+        inputs: String::new(),
+        code: String::new(),
+        reused: None,
+    }
 }
 
 fn point(epoch: u32) -> Point {
@@ -67,6 +75,9 @@ fn send(slot: usize, trial: i64) -> Order {
         start: None,
         from: None,
         checkpoint_every_ms: 0,
+        prefix: None,
+        keep: None,
+        reusable: Vec::new(),
     };
     Order::Send { slot, message }
 }
@@ -405,7 +416,12 @@ fn a_checkpoint_is_handed_to_the_trainer_and_a_new_one_to_the_coordinator() {
         assert_eq!(core.step(at(1), Event::Said { slot: 0, message: kept(1, url) }), []);
     }
     let report = |url: &str| Order::Report {
-        progress: vec![Progress { token: Some(token(1)), points: vec![], checkpoint: url.into() }],
+        progress: vec![Progress {
+            token: Some(token(1)),
+            points: vec![],
+            checkpoint: url.into(),
+            ..Default::default()
+        }],
     };
     assert_eq!(core.step(at(3), Event::Tick), [report("file:///a/2")]);
     // A lost report is repeated, unless there is a newer checkpoint by then.

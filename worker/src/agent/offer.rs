@@ -7,6 +7,7 @@ use proto::v1::{Backbone, Capabilities, Device, Task};
 use sweeps::recipe::METHODS;
 
 use crate::home::Home;
+use crate::trainer::CODE;
 
 /// The libtorch that the trainers are linked to; it moves together with the `tch` dependency.
 pub const LIBTORCH_VERSION: &str = "2.11.0";
@@ -33,7 +34,7 @@ pub fn capabilities(home: &Home, labels: HashMap<String, String>) -> Capabilitie
         methods: METHODS.iter().map(|&name| name.to_owned()).collect(),
         devices: Vec::new(),
         libtorch_version: LIBTORCH_VERSION.to_owned(),
-        worker_version: env!("CARGO_PKG_VERSION").to_owned(),
+        worker_version: CODE.to_owned(),
         labels,
     }
 }

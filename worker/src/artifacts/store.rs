@@ -59,6 +59,11 @@ impl Place {
     pub fn checkpoint(&self) -> String {
         self.key("checkpoint.")
     }
+
+    /// Of the end of the training before pruning, for other trials.
+    pub fn prefix(&self) -> String {
+        self.key("prefix.")
+    }
 }
 
 impl Artifacts {

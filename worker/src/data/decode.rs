@@ -33,6 +33,11 @@ pub(super) fn decode(folder: &Path, path: &str) -> Result<(RgbImage, [u8; 32]), 
     Ok((image, Sha256::digest(&bytes).into()))
 }
 
+/// The hash that [`decode`] gives.
+pub(super) fn hash(folder: &Path, path: &str) -> Result<[u8; 32], LineError> {
+    Ok(Sha256::digest(read(folder, path)?).into())
+}
+
 fn read(folder: &Path, path: &str) -> Result<Vec<u8>, LineError> {
     let failed = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => LineError::NoImage { path: path.to_owned() },

@@ -66,6 +66,26 @@ pub fn load(
     Ok(Split { images, labels, sha256: content_hash(&entries, &hashes) })
 }
 
+/// What [`load`] gives as the split's `sha256`, without decoding an image.
+///
+/// # Errors
+/// The first bad line of the label file, or the first image that cannot be read.
+pub fn hash(folder: &Path, classes: i64, split: &str) -> Result<String, DataError> {
+    let file = labels::label_file(folder, split)?;
+    let entries = labels::read(&file, classes)?;
+    let folder =
+        folder.canonicalize().map_err(|source| DataError::Read { path: folder.to_owned(), source })?;
+    let hash = |entry: &Entry| {
+        decode::hash(&folder, &entry.path).map_err(|source| DataError::Line {
+            file: file.clone(),
+            line: entry.line,
+            source,
+        })
+    };
+    let hashes = entries.iter().map(hash).collect::<Result<Vec<_>, _>>()?;
+    Ok(content_hash(&entries, &hashes))
+}
+
 const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 
 /// Pixels in 0..1, `[…, 3, H, W]`, to ImageNet's mean and deviation.

@@ -23,6 +23,15 @@ pub trait Attendant {
         false
     }
 
+    /// Whether others wait for the end of the run's training before pruning, and after which epochs its values are to be
+    /// kept for them.
+    fn keeps(&self) -> Option<&[u32]> {
+        None
+    }
+
+    /// Keeps that end.
+    fn share(&mut self, _bytes: Vec<u8>) {}
+
     /// Keeps the bytes of a checkpoint, in the place of the one before. `epoch`: epochs that have ended. That it cannot
     /// be kept is for the attendant to say; the run goes on.
     fn checkpoint(&mut self, _bytes: Vec<u8>, _epoch: u32) {}

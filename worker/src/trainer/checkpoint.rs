@@ -8,7 +8,7 @@ use tch::{Device, Tensor};
 
 use super::ensemble::Ensemble;
 use super::prune::Pruned;
-use super::rewind::Values;
+use super::rewind::Snapshots;
 use super::run::{Job, Metrics};
 use crate::artifacts::{Contents, FileError};
 
@@ -48,6 +48,8 @@ pub(super) enum CheckpointError {
     Foreign,
     #[error("its position cannot be read")]
     Position(#[from] serde_json::Error),
+    #[error("it holds no values of epoch {epoch}, which the run goes back to")]
+    Epoch { epoch: u32 },
     #[error("its tensor `{name}` is missing or has another shape")]
     Tensor { name: String },
 }
@@ -62,6 +64,19 @@ pub(super) fn fingerprint(job: &Job, backbone: &str, images: &str) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// What tells apart the training before pruning: 64 hexadecimal digits, the same for all trials that have it in common.
+/// `None`: the job does not prune.
+pub(super) fn prefix(job: &Job, start: Option<&str>, backbone: &str, images: (&str, &str)) -> Option<String> {
+    let prefix = job.recipe.prefix()?.hash;
+    let (train, eval) = images;
+    let mut hash = Sha256::new();
+    for part in [&prefix, &job.seed.to_string(), start.unwrap_or_default(), backbone, train, eval] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    Some(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
 /// The bytes of a checkpoint of the run `run`.
 ///
 /// # Errors
@@ -71,12 +86,14 @@ pub(super) fn write(
     position: &Position,
     ensemble: &Ensemble,
     pruned: Option<&Pruned>,
-    snapshot: Option<&Values>,
+    snapshots: &Snapshots,
 ) -> Result<Vec<u8>, CheckpointError> {
     let tensors = pruned.map(Pruned::tensors).unwrap_or_default();
     let mut contents = Contents { tensors, ..Contents::default() };
-    for (name, value) in snapshot.into_iter().flatten() {
-        contents.tensors.insert(format!("{SNAPSHOT}{name}"), value.shallow_clone());
+    for (epoch, values) in snapshots {
+        for (name, value) in values {
+            contents.tensors.insert(format!("{SNAPSHOT}{epoch}.{name}"), value.shallow_clone());
+        }
     }
     contents.metadata.insert(RUN.to_owned(), run.to_owned());
     contents.metadata.insert(POSITION.to_owned(), serde_json::to_string(position)?);
@@ -89,27 +106,30 @@ pub(super) fn write(
     Ok(contents.encode(FORMAT)?)
 }
 
-/// A checkpoint that belongs to the run `run`; its tensors are still to be taken over by [`restore`].
+/// A checkpoint that belongs to one of the runs; its tensors are still to be taken over by [`restore`].
 ///
 /// # Errors
 /// Bytes that are no checkpoint, or one of another run.
-pub(super) fn read(run: &str, bytes: &[u8]) -> Result<(Position, Contents), CheckpointError> {
+pub(super) fn read(runs: &[&str], bytes: &[u8]) -> Result<(Position, Contents), CheckpointError> {
     let contents = Contents::decode(bytes, FORMAT)?;
-    if contents.value::<String>(RUN)? != run {
+    if !runs.contains(&contents.value::<String>(RUN)?.as_str()) {
         return Err(CheckpointError::Foreign);
     }
     let position = serde_json::from_str(&contents.value::<String>(POSITION)?)?;
     Ok((position, contents))
 }
 
-/// The values that the run is to go back to, if it has come past them.
-pub(super) fn snapshot(contents: &Contents, device: Device) -> Option<Values> {
-    let values: Values = contents
-        .tensors
-        .iter()
-        .filter_map(|(name, value)| Some((name.strip_prefix(SNAPSHOT)?.to_owned(), value.to_device(device))))
-        .collect();
-    (!values.is_empty()).then_some(values)
+/// Values after some epochs, to go back to.
+pub(super) fn snapshots(contents: &Contents, device: Device) -> Snapshots {
+    let mut snapshots = Snapshots::new();
+    for (name, value) in &contents.tensors {
+        let Some((epoch, name)) = name.strip_prefix(SNAPSHOT).and_then(|rest| rest.split_once('.')) else {
+            continue;
+        };
+        let Ok(epoch) = epoch.parse() else { continue };
+        snapshots.entry(epoch).or_default().insert(name.to_owned(), value.to_device(device));
+    }
+    snapshots
 }
 
 /// Brings an ensemble that was made for the same phase to where the checkpoint was written.

@@ -107,8 +107,9 @@ fn a_run_continued_from_a_checkpoint_ends_in_the_same_bits() {
         let mut first = ensemble(&members, rule);
         train(&mut first, &members, &[0.1, 0.2], 2);
         let at = Position { epoch: 1, step: 1, steps: 2, loss: 0.1 + 0.2, ..Position::default() };
-        let bytes = checkpoint::write("run", &at, &first, None, None).unwrap();
-        let (position, contents) = checkpoint::read("run", &bytes).unwrap();
+        let none = std::collections::BTreeMap::new();
+        let bytes = checkpoint::write("run", &at, &first, None, &none).unwrap();
+        let (position, contents) = checkpoint::read(&["run"], &bytes).unwrap();
         assert_eq!(position, at);
         let mut second = ensemble(&[member(1), member(2)], rule);
         checkpoint::restore(&mut second, &position, &contents).unwrap();
@@ -122,9 +123,10 @@ fn a_run_continued_from_a_checkpoint_ends_in_the_same_bits() {
 #[test]
 fn a_checkpoint_of_another_run_is_refused() {
     let at = Position::default();
-    let bytes = checkpoint::write("run", &at, &ensemble(&[member(1)], Rule::Sgd), None, None).unwrap();
-    assert!(matches!(checkpoint::read("other run", &bytes), Err(CheckpointError::Foreign)));
-    let (position, contents) = checkpoint::read("run", &bytes).unwrap();
+    let none = std::collections::BTreeMap::new();
+    let bytes = checkpoint::write("run", &at, &ensemble(&[member(1)], Rule::Sgd), None, &none).unwrap();
+    assert!(matches!(checkpoint::read(&["other run"], &bytes), Err(CheckpointError::Foreign)));
+    let (position, contents) = checkpoint::read(&["run"], &bytes).unwrap();
     let mut two = ensemble(&[member(1), member(2)], Rule::Sgd);
     let error = checkpoint::restore(&mut two, &position, &contents).unwrap_err();
     assert_eq!(error.to_string(), "its tensor `param.prompt` is missing or has another shape");

@@ -17,6 +17,9 @@ use crate::tuning::{Kept, Param, stream};
 /// Values of parameters by name, each with the member axis.
 pub(super) type Values = BTreeMap<String, Tensor>;
 
+/// Values by the epoch after which they were so.
+pub(super) type Snapshots = BTreeMap<u32, Values>;
+
 impl Trial<'_> {
     /// Scores, prunes and rewinds. Figures: `dense/…` of the eval split before, `pruned/…` with what is pruned gone and
     /// nothing trained again, `prompts/tokens` and `prompts/segments` that stay, and `params/effective`, which counts
@@ -49,22 +52,31 @@ impl Trial<'_> {
         self.ensemble.params().iter().map(|param| (param.name.clone(), param.value.detach().copy())).collect()
     }
 
-    /// Keeps the values of now if this is the epoch that pruning goes back to.
-    pub(super) fn remember(&mut self) {
-        if let Some(Pruning { to: Rewind::Epoch(epoch), .. }) = self.job.recipe.pruning
-            && self.at.phase == 0
-            && self.at.epoch == epoch
-        {
-            self.snapshot = Some(self.values());
+    /// Keeps the values of now if this is an epoch that pruning goes back to: this trial's, or one of `others`.
+    pub(super) fn remember(&mut self, others: &[u32]) {
+        let (phase, epoch) = (self.at.phase, self.at.epoch);
+        if phase == 0 && (self.rewinds_to() == Some(epoch) || others.contains(&epoch)) {
+            let values = self.values();
+            self.snapshots.insert(epoch, values);
+        }
+    }
+
+    /// The epoch that pruning goes back to.
+    pub(super) fn rewinds_to(&self) -> Option<u32> {
+        match self.job.recipe.pruning?.to {
+            Rewind::Epoch(epoch) => Some(epoch),
+            Rewind::Init | Rewind::Fresh => None,
         }
     }
 
     /// Puts a new ensemble in the old one's place: what stays of the prompts, at its old or new values.
     fn rewind(&mut self, how: &Pruning, pruned: Pruned) {
         self.ensemble = self.build(self.seed_after(how), Some(&pruned.kept));
-        if let Some(values) = self.snapshot.take() {
+        let values = self.rewinds_to().and_then(|epoch| self.snapshots.remove(&epoch));
+        if let Some(values) = values {
             give(&self.ensemble, &values, &pruned.kept);
         }
+        self.snapshots.clear();
         self.pruned = Some(pruned);
     }
 

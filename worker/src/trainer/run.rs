@@ -125,7 +125,7 @@ pub fn run_from(
 }
 
 fn prepare<'a>(job: &'a Job, start: Option<&Tuned>, session: &mut Session) -> Result<Trial<'a>, TrialError> {
-    let trial = Trial::prepare(job, session)?;
+    let trial = Trial::prepare(job, start.map(|tuned| tuned.digest.as_str()), session)?;
     if let Some(tuned) = start {
         let unfit = |error: TunedError| {
             let message = format!("it cannot start from what the chosen trial tuned: {}", chain(&error));
@@ -180,8 +180,24 @@ impl Run<'_, '_> {
             }
             let at = &mut self.trial.at;
             (at.phase, at.epoch, at.step, at.loss) = (at.phase + 1, 0, 0, 0.0);
+            if at.phase == 1 && self.attendant.keeps().is_some() {
+                self.share();
+            }
         }
         Ok(Flow::Done)
+    }
+
+    /// Gives the attendant the end of the training before pruning, for trials that have it in common. What it cost is this
+    /// trial's alone.
+    fn share(&mut self) {
+        let Some(prefix) = &self.trial.prefix else { return };
+        let mut at = self.trial.at.clone();
+        at.steps = self.trial.ensemble.optimizer().steps();
+        at.spent.clear();
+        match checkpoint::write(prefix, &at, &self.trial.ensemble, None, &self.trial.snapshots) {
+            Ok(bytes) => self.attendant.share(bytes),
+            Err(error) => self.attendant.note(&format!("nothing is shared: {}", chain(&error))),
+        }
     }
 
     fn train(&mut self, epochs: u32, schedule: Span) -> Result<Flow, TrialError> {
@@ -210,7 +226,7 @@ impl Run<'_, '_> {
             at.epochs.push(metrics.clone());
             self.attendant.epoch(at.epochs.len() as u32, &metrics);
             at.metrics.extend(metrics);
-            self.trial.remember();
+            self.trial.remember(self.attendant.keeps().unwrap_or_default());
         }
         Ok(Flow::Done)
     }
@@ -278,8 +294,8 @@ impl Run<'_, '_> {
         let mut at = self.trial.at.clone();
         at.steps = self.trial.ensemble.optimizer().steps();
         at.spent = self.spent();
-        let Trial { fingerprint, ensemble, pruned, snapshot, .. } = &self.trial;
-        match checkpoint::write(fingerprint, &at, ensemble, pruned.as_ref(), snapshot.as_ref()) {
+        let Trial { fingerprint, ensemble, pruned, snapshots, .. } = &self.trial;
+        match checkpoint::write(fingerprint, &at, ensemble, pruned.as_ref(), snapshots) {
             Ok(bytes) => self.attendant.checkpoint(bytes, at.epochs.len() as u32),
             Err(error) => self.attendant.note(&format!("no checkpoint: {}", chain(&error))),
         }

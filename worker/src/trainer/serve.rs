@@ -13,11 +13,12 @@ use sweeps::recipe::Recipe;
 use super::attendant::Attendant;
 use super::device;
 use super::error::{TrialError, chain};
+use super::ran::CODE;
 use super::run::{Job, Metrics, Outcome, run_from};
 use super::session::Session;
 use super::tuned::Tuned;
 use crate::artifacts::{Artifacts, Place};
-use crate::protocol::{FailureClass, FromTrainer, ToTrainer};
+use crate::protocol::{FailureClass, FromTrainer, Reusable, ToTrainer};
 
 /// The trainer's side of the pipe.
 #[derive(Debug)]
@@ -44,7 +45,19 @@ pub fn serve(session: &mut Session, artifacts: &Artifacts, mut pipe: Pipe) -> st
     pipe.send(&FromTrainer::Ready { device: device::name(session.device()) })?;
     let leaving = Arc::new(AtomicBool::new(false));
     for order in orders(&leaving) {
-        let ToTrainer::Run { sweep, trial, attempt, recipe, seed, start, from, checkpoint_every_ms } = order?
+        let ToTrainer::Run {
+            sweep,
+            trial,
+            attempt,
+            recipe,
+            seed,
+            start,
+            from,
+            checkpoint_every_ms,
+            prefix,
+            keep,
+            reusable,
+        } = order?
         else {
             continue; // there is no run to end: that of the order before has just ended by itself
         };
@@ -56,15 +69,22 @@ pub fn serve(session: &mut Session, artifacts: &Artifacts, mut pipe: Pipe) -> st
             leaving: &leaving,
             every: (checkpoint_every_ms > 0).then(|| Duration::from_millis(checkpoint_every_ms)),
             last: Instant::now(),
+            keep,
             lost: None,
         };
-        let from = from.and_then(|url| agent.fetch(&url));
+        if let Ok(recipe) = &recipe
+            && let Some(done) = agent.take_over(&reusable, recipe, session)
+        {
+            pipe.send(&done)?;
+            continue;
+        }
+        let from = from.and_then(|url| agent.fetch(&url)).or_else(|| agent.fetch(&prefix?));
         let start = start.map(|url| agent.start(&url)).transpose();
         let outcome = recipe
             .and_then(|recipe| {
                 run_from(&Job { recipe, seed }, start?.as_ref(), from.as_deref(), session, &mut agent)
             })
-            .and_then(|outcome| agent.keep(outcome));
+            .and_then(|outcome| agent.keep(outcome, session));
         if let Some(error) = agent.lost {
             return Err(error); // the agent is gone
         }
@@ -103,6 +123,8 @@ struct Agent<'a> {
     every: Option<Duration>,
     /// The latest checkpoint, or the start.
     last: Instant,
+    /// The epochs whose values are kept for others, if any wait.
+    keep: Option<Vec<u32>>,
     /// Why the agent can be told nothing any more.
     lost: Option<std::io::Error>,
 }
@@ -135,19 +157,54 @@ impl Agent<'_> {
         Err(TrialError::new(FailureClass::BadNode, message))
     }
 
+    /// The end of a run whose result is there already, if one of `reusable` was trained on what is here. What keeps it from
+    /// being told is left to the training to tell.
+    fn take_over(
+        &self,
+        reusable: &[Reusable],
+        recipe: &Recipe,
+        session: &mut Session,
+    ) -> Option<FromTrainer> {
+        let Place { trial, attempt, .. } = self.place;
+        let is_own = |code: &str| code.is_empty() || code == CODE;
+        let mut reusable = reusable.iter().filter(|other| is_own(&other.code)).peekable();
+        reusable.peek()?;
+        let inputs = session.digest(recipe).ok()?;
+        let reused = reusable.find(|other| other.inputs == inputs)?.trial;
+        Some(FromTrainer::Done {
+            trial,
+            attempt,
+            metrics: Metrics::new(),
+            artifact: None,
+            inputs,
+            code: CODE.to_owned(),
+            reused: Some(reused),
+        })
+    }
+
     /// Puts what was tuned in its place, and says how the run ended.
-    fn keep(&mut self, outcome: Outcome) -> Result<FromTrainer, TrialError> {
+    fn keep(&mut self, outcome: Outcome, session: &mut Session) -> Result<FromTrainer, TrialError> {
         let Place { trial, attempt, .. } = self.place;
         let tuned = match outcome {
             Outcome::Left => return Ok(FromTrainer::Left { trial, attempt }),
             Outcome::Finished(tuned) => tuned,
         };
         let metrics = tuned.metrics.clone();
+        // Not known, it is never taken over: no reason to lose it.
+        let inputs = session.digest(&tuned.recipe).unwrap_or_default();
         let artifact = self.put(*tuned).map_err(|error| {
             let message = format!("the tuned tensors cannot be kept: {}", chain(error.as_ref()));
             TrialError::new(FailureClass::BadNode, message)
         })?;
-        Ok(FromTrainer::Done { trial, attempt, metrics, artifact: Some(artifact) })
+        Ok(FromTrainer::Done {
+            trial,
+            attempt,
+            metrics,
+            artifact: Some(artifact),
+            inputs,
+            code: CODE.to_owned(),
+            reused: None,
+        })
     }
 
     fn put(&self, tuned: Tuned) -> Result<String, Box<dyn std::error::Error>> {
@@ -170,6 +227,20 @@ impl Attendant for Agent<'_> {
 
     fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
+    }
+
+    fn keeps(&self) -> Option<&[u32]> {
+        self.keep.as_deref()
+    }
+
+    fn share(&mut self, bytes: Vec<u8>) {
+        match self.artifacts.put(&self.place.prefix(), bytes) {
+            Ok(url) => {
+                let Place { trial, attempt, .. } = self.place;
+                self.tell(&FromTrainer::Shared { trial, attempt, url });
+            }
+            Err(error) => self.note(&format!("nothing is shared: {}", chain(&error))),
+        }
     }
 
     fn is_checkpoint_due(&self) -> bool {

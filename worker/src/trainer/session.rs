@@ -1,5 +1,6 @@
 //! What a trainer keeps warm between trials: the device, backbones, decoded images and prefixes.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -11,6 +12,7 @@ use super::cache::Cache;
 use super::device::{self, DeviceError};
 use super::error::TrialError;
 use super::inputs::{Frozen, Inputs, PREFIX_LIMIT};
+use super::ran;
 use crate::backbone::{Backbone, Weights};
 use crate::data::{self, Split};
 use crate::home::{Home, TaskEntry};
@@ -32,6 +34,8 @@ pub struct Session {
     backbones: Cache<String, Backbone>,
     splits: Cache<SplitKey, Split>,
     prefixes: Cache<PrefixKey, Tensor>,
+    /// Digests of the splits that were read, by the folder of the task.
+    hashes: HashMap<(PathBuf, String), String>,
 }
 
 impl Session {
@@ -47,6 +51,7 @@ impl Session {
             backbones: Cache::new(BACKBONES),
             splits: Cache::new(IMAGES),
             prefixes: Cache::new(PREFIXES),
+            hashes: HashMap::new(),
         })
     }
 
@@ -85,6 +90,24 @@ impl Session {
         Ok((self.backbones.put(identity.clone(), Backbone::new(arch, weights), bytes), identity, want))
     }
 
+    /// A digest of all that a run of the recipe reads: what it has read, or would.
+    pub(super) fn digest(&mut self, recipe: &Recipe) -> Result<String, TrialError> {
+        let (_, backbone, _) = self.backbone(&recipe.backbone)?;
+        let task = self.task(&recipe.task)?;
+        let mut hashes = Vec::new();
+        for split in [&recipe.split.train, &recipe.split.eval].into_iter().chain(&recipe.split.test) {
+            let key = (task.path.clone(), split.clone());
+            let hash = match self.hashes.get(&key) {
+                Some(known) => known.clone(),
+                None => data::hash(&task.path, i64::from(task.info.classes), split)?,
+            };
+            self.hashes.insert(key, hash.clone());
+            hashes.push(hash);
+        }
+        let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
+        Ok(ran::inputs(&backbone, task.info.classes, &hashes))
+    }
+
     /// A split of the recipe's task, its prefix computed if it is small enough to keep.
     pub(super) fn inputs(
         &mut self,
@@ -108,6 +131,7 @@ impl Session {
                     }
                     other => other?,
                 };
+                self.hashes.insert((task.path.clone(), split.to_owned()), images.sha256.clone());
                 let bytes = images.images.numel();
                 self.splits.put(key.clone(), images, bytes)
             }

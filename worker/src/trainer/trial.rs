@@ -12,7 +12,7 @@ use super::memory;
 use super::metrics::Scores;
 use super::optim::{Member, Rule};
 use super::prune::Pruned;
-use super::rewind::Values;
+use super::rewind::Snapshots;
 use super::run::{Job, Metrics};
 use super::session::Session;
 use crate::backbone::Backbone;
@@ -30,13 +30,20 @@ pub(super) struct Trial<'a> {
     pub fingerprint: String,
     /// What was taken out of the prompts, once it was.
     pub pruned: Option<Pruned>,
-    /// Values to go back to, once they were there.
-    pub snapshot: Option<Values>,
+    /// Values to go back to, of this trial or of others.
+    pub snapshots: Snapshots,
+    /// What it has in common with others: what the checkpoints of that are told by.
+    pub prefix: Option<String>,
     classes: i64,
 }
 
 impl<'a> Trial<'a> {
-    pub(super) fn prepare(job: &'a Job, session: &mut Session) -> Result<Trial<'a>, TrialError> {
+    /// `start`: stands for the tensors that it will be given, if it will.
+    pub(super) fn prepare(
+        job: &'a Job,
+        start: Option<&str>,
+        session: &mut Session,
+    ) -> Result<Trial<'a>, TrialError> {
         let recipe = &job.recipe;
         let (backbone, identity, sha256) = session.backbone(&recipe.backbone)?;
         check(recipe, &backbone)?;
@@ -64,8 +71,10 @@ impl<'a> Trial<'a> {
         let eval = session.inputs(recipe, &task, &recipe.split.eval, &frozen)?;
         let fingerprint = checkpoint::fingerprint(job, &frozen.identity, &train.split.sha256);
         let at = Position::default();
-        let (pruned, snapshot) = (None, None);
-        Ok(Trial { job, frozen, train, eval, ensemble, at, fingerprint, pruned, snapshot, classes })
+        let images = (train.split.sha256.as_str(), eval.split.sha256.as_str());
+        let prefix = checkpoint::prefix(job, start, &frozen.identity, images);
+        let (pruned, snapshots) = (None, Snapshots::new());
+        Ok(Trial { job, frozen, train, eval, ensemble, at, fingerprint, pruned, snapshots, prefix, classes })
     }
 
     /// A new ensemble for the recipe, with what pruning has left of its prompts.
@@ -76,9 +85,21 @@ impl<'a> Trial<'a> {
 
     /// Goes to where a checkpoint was written. After an error the trial is in no state that can be used.
     pub(super) fn restore(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let (position, contents) = checkpoint::read(&self.fingerprint, bytes)?;
+        let runs: Vec<&str> = [Some(&self.fingerprint), self.prefix.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        let (position, contents) = checkpoint::read(&runs, bytes)?;
         self.pruned = Pruned::read(&contents.tensors);
-        self.snapshot = checkpoint::snapshot(&contents, self.frozen.device);
+        self.snapshots = checkpoint::snapshots(&contents, self.frozen.device);
+        if let Some(epoch) = self.rewinds_to()
+            && self.pruned.is_none()
+            && (position.phase > 0 || position.epoch >= epoch)
+            && !self.snapshots.contains_key(&epoch)
+        {
+            return Err(CheckpointError::Epoch { epoch });
+        }
         if let (Some(pruned), Some(how)) = (&self.pruned, &self.job.recipe.pruning) {
             self.ensemble = self.build(self.seed_after(how), Some(&pruned.kept));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sha2::{Digest, Sha256};
 use sweeps::recipe::{Recipe, RecipeError};
 use tch::Tensor;
 
@@ -21,6 +22,8 @@ pub struct Tuned {
     /// Of the backbone's file.
     pub backbone_sha256: String,
     pub metrics: Metrics,
+    /// Of the file that it was read from; empty: it is not from a file.
+    pub digest: String,
     /// By canonical name, float32 on the CPU: `prompt [n, P, D]`, `head.weight [C, D]`, …
     pub tensors: BTreeMap<String, Tensor>,
 }
@@ -60,6 +63,7 @@ impl Tuned {
             seed: job.seed,
             backbone_sha256: backbone_sha256.to_owned(),
             metrics: metrics.clone(),
+            digest: String::new(),
             tensors,
         }
     }
@@ -92,6 +96,7 @@ impl Tuned {
             seed: contents.value("seed")?,
             backbone_sha256: contents.value("backbone_sha256")?,
             metrics: serde_json::from_str(&contents.value::<String>("metrics")?)?,
+            digest: Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
             tensors: contents.tensors,
         })
     }

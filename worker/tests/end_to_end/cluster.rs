@@ -95,6 +95,13 @@ impl Cluster {
         self.sweep(&["submit", path.to_str().expect("UTF-8")]);
     }
 
+    /// What `sweep plan --offline` says of a file.
+    pub(crate) fn plan(&self, file: &str) -> Value {
+        let path = self.folder.path().join("plan.yaml");
+        std::fs::write(&path, file).expect("the sweep file is written");
+        json(&self.sweep(&["plan", path.to_str().expect("UTF-8"), "--offline", "--output", "json"]))
+    }
+
     /// Runs `sweep` and returns its standard output; it has to succeed.
     pub(crate) fn sweep(&self, args: &[&str]) -> String {
         let output = self.answered(args);

@@ -6,6 +6,8 @@ mod artifacts;
 mod cluster;
 mod home;
 mod resume;
+mod reuse;
+mod shared;
 
 use std::collections::BTreeMap;
 

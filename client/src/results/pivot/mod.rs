@@ -175,6 +175,7 @@ impl Pivot {
         if cells().any(|cell| cell.summary.is_some_and(|summary| summary.n < cell.trials)) {
             lines.push("* not every seed of the configuration has a result".to_owned());
         }
+        lines.extend(results.notices());
         if self.is_compared {
             let mut sources: Vec<&str> =
                 cells().filter_map(|cell| Some(cell.reference.as_ref()?.source.as_str())).collect();

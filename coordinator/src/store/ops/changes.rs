@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::prefixes;
 use crate::health;
 use crate::store::error::Error;
 use crate::store::rows::{EventRow, SweepRow, SweepState, TrialChange, TrialRow};
@@ -56,6 +57,7 @@ struct Moved {
 pub(super) struct Details {
     pub metrics_json: Option<String>,
     pub digest: Option<String>,
+    pub message: String,
 }
 
 impl Changes {
@@ -169,7 +171,11 @@ impl Changes {
             Event::Renewed | Event::Reported { .. } | Event::Cancelled { was_running: false } => return,
             Event::Leased => (event_row("leased"), None),
             Event::Succeeded => (
-                EventRow { metrics_json: details.metrics_json, ..event_row("succeeded") },
+                EventRow {
+                    metrics_json: details.metrics_json,
+                    message: details.message,
+                    ..event_row("succeeded")
+                },
                 Some(attempt_end("succeeded", None, None)),
             ),
             Event::Stopped => (
@@ -262,6 +268,14 @@ impl Changes {
         sweeps
     }
 
+    /// Trials that have ended, of sweeps whose trials share prefixes.
+    fn ended_sharing(&self) -> Vec<TrialId> {
+        let is_sharing = |sweep: &i64| self.sweeps.get(sweep).is_some_and(|(row, _)| row.share_prefix != 0);
+        let has_ended = |moved: &Moved| moved.after.state.is_terminal() && !moved.before.state.is_terminal();
+        let ended = self.trials.iter().filter(|(_, moved)| has_ended(moved) && is_sharing(&moved.sweep));
+        ended.map(|(id, _)| *id).collect()
+    }
+
     /// What the steps mean for their sweeps: the end, or a pause after too many failures.
     fn settle(&mut self, mut alike: BTreeMap<i64, String>) -> Result<(), Error> {
         let mut events = Vec::new();
@@ -308,6 +322,7 @@ impl Changes {
         for (sweep, to_come) in self.to_come() {
             super::stages::advance(tx, &mut self, sweep, &to_come).await?;
         }
+        prefixes::release(tx, &self.ended_sharing()).await?;
         let alike = self.alike(tx).await?;
         self.settle(alike)?;
         for events in self.events.chunks(BATCH) {

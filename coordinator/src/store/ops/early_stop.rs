@@ -52,7 +52,7 @@ pub(super) async fn judge<T: Tx>(
                 continue;
             }
             let result = judge.result(tx, token).await?;
-            let details = Details { metrics_json: Some(result.metrics_json.clone()), digest: None };
+            let details = Details { metrics_json: Some(result.metrics_json.clone()), ..Details::default() };
             if changes.step(token.trial, Command::Stop, details).is_ok() {
                 results.push(result);
                 stopped.push(token);
@@ -122,6 +122,7 @@ impl Judge {
             metrics_json: to_json(&metrics),
             artifact: None,
             digest: String::new(),
+            origin: None,
         })
     }
 }

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::changes::{Changes, Details};
-use super::early_stop;
 use super::lease::Lost;
+use super::{early_stop, prefixes, reuse};
 use crate::health::Health;
 use crate::score::At;
 use crate::store::Op;
 use crate::store::error::Error;
-use crate::store::rows::{OrphanRow, PointRow, to_json};
+use crate::store::rows::{OriginRow, OrphanRow, PointRow, to_json};
+use crate::store::sql;
 use crate::store::sql::history::{self, CheckpointInsert, ResultInsert};
+use crate::store::sql::reuse::ReusableInsert;
 use crate::store::sql::trials::{self, Token};
 use crate::store::sql::workers;
 use crate::store::tx::Tx;
@@ -33,6 +35,8 @@ pub struct Progress {
     pub points: Vec<Point>,
     /// Where the attempt's latest checkpoint lies, if there is a new one.
     pub checkpoint: Option<String>,
+    /// Where the end of its training before pruning lies, for others.
+    pub prefix: Option<String>,
 }
 
 /// Metrics of running attempts. Points that exist already are left alone.
@@ -45,9 +49,20 @@ pub struct Report {
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    Success { metrics: BTreeMap<String, f64>, artifact: Option<String> },
+    Success { metrics: BTreeMap<String, f64>, artifact: Option<String>, ran: Ran },
     Failure { class: FailureClass, message: String },
     Interruption { cause: Cause, message: String },
+}
+
+/// What a result depends on besides recipe and seed.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Ran {
+    /// A digest of what was read; empty: not told.
+    pub inputs: String,
+    /// What computed it.
+    pub code: String,
+    /// The trial whose result it is; `None`: the attempt has trained.
+    pub origin: Option<TrialId>,
 }
 
 /// An attempt's end, with the points that were not reported yet.
@@ -56,6 +71,7 @@ pub struct NewEnd {
     pub token: Token,
     pub points: Vec<Point>,
     pub checkpoint: Option<String>,
+    pub prefix: Option<String>,
     pub outcome: Outcome,
 }
 
@@ -82,11 +98,12 @@ impl Op for Report {
         let mut changes = Changes::load(tx, &ids, now).await?;
         let mut lost: Vec<Lost> = Vec::new();
         let (mut points, mut checkpoints) = (Vec::new(), Vec::new());
-        for Progress { token, points: new, checkpoint } in &self.progress {
+        for Progress { token, points: new, checkpoint, prefix } in &self.progress {
             match report(&mut changes, &self.worker, *token, new) {
                 Ok(rows) => {
                     points.extend(rows);
                     checkpoints.extend(checkpoint_of(*token, checkpoint));
+                    prefixes::publish(tx, *token, prefix).await?;
                 }
                 Err(reason) if lost.iter().all(|lost| lost.token != *token) => {
                     lost.push(Lost { token: *token, reason });
@@ -117,18 +134,28 @@ impl Op for Finish {
             if let Ok(rows) = report(&mut changes, &self.worker, end.token, &end.points) {
                 points.extend(rows);
                 checkpoints.extend(checkpoint_of(end.token, &end.checkpoint));
+                prefixes::publish(tx, end.token, &end.prefix).await?;
             }
         }
-        let new = write_points(tx, &mut changes, &self.worker, points).await?;
+        let mut new = write_points(tx, &mut changes, &self.worker, points).await?;
+        let origins = reuse::take_over(tx, &mut changes, self, &mut new).await?;
         // Who comes to the end is not stopped any more, but others are compared with it.
         early_stop::judge(tx, &mut changes, &new, false).await?;
         history::put_checkpoints(tx, checkpoints).await?;
-        let mut tally = Tally { results: Vec::new(), orphans: Vec::new(), health: worker.health(), now };
+        let mut tally = Tally {
+            results: Vec::new(),
+            reusable: Vec::new(),
+            orphans: Vec::new(),
+            health: worker.health(),
+            origins,
+            now,
+        };
         let mut verdicts = Vec::with_capacity(self.ends.len());
         for end in &self.ends {
             verdicts.push(self.finish(tx, &mut changes, end, &mut tally).await?);
         }
         history::insert_results(tx, &tally.results).await?;
+        sql::reuse::insert(tx, &tally.reusable).await?;
         changes.write(tx).await?;
         history::insert_orphans(tx, &tally.orphans).await?;
         if tally.health != worker.health() {
@@ -148,24 +175,36 @@ impl Finish {
     ) -> Result<Verdict, Error> {
         let token = end.token;
         let digest = digest(end);
-        let result = match &end.outcome {
-            Outcome::Success { metrics, artifact } => Some(ResultInsert {
+        let origin = tally.origins.get(&token);
+        let result = match (&end.outcome, origin) {
+            (Outcome::Success { .. }, Some(origin)) => Some(ResultInsert {
+                token,
+                objective: score(tx, changes, token, &reuse::metrics(origin)?).await?,
+                metrics_json: origin.metrics_json.clone(),
+                artifact: origin.artifact.clone(),
+                digest: digest.clone(),
+                origin: Some(origin.trial),
+            }),
+            (Outcome::Success { metrics, artifact, .. }, None) => Some(ResultInsert {
                 token,
                 objective: score(tx, changes, token, metrics).await?,
                 metrics_json: metrics_json(metrics),
                 artifact: artifact.clone(),
                 digest: digest.clone(),
+                origin: None,
             }),
             _ => None,
         };
         let details = Details {
             metrics_json: result.as_ref().map(|result| result.metrics_json.clone()),
             digest: Some(digest.clone()),
+            message: origin.map(reuse::message).unwrap_or_default(),
         };
         let metrics_json = details.metrics_json.clone();
         let reason = match changes.step(token.trial, self.command(end), details) {
             Ok(event) => {
                 tally.results.extend(result);
+                tally.reusable.extend(reuse::reusable(end));
                 tally.health = health_after(tally.health, &end.outcome, tally.now);
                 let reason = match event {
                     Event::Requeued { .. } => "queued again",
@@ -214,13 +253,18 @@ impl Finish {
 #[derive(Debug)]
 struct Tally {
     results: Vec<ResultInsert>,
+    reusable: Vec<ReusableInsert>,
     orphans: Vec<OrphanRow>,
+    /// Results that are taken over, by the attempts that do.
+    origins: BTreeMap<Token, OriginRow>,
     health: Health,
     now: Millis,
 }
 
 fn health_after(health: Health, outcome: &Outcome, now: Millis) -> Health {
     match outcome {
+        // Nothing was computed that could say anything about the worker.
+        Outcome::Success { ran: Ran { origin: Some(_), .. }, .. } => health,
         Outcome::Success { .. } => health.after_success(),
         Outcome::Failure { class, .. } => health.after_failure(*class, now),
         Outcome::Interruption { .. } => health,
@@ -296,7 +340,8 @@ fn metrics_json(metrics: &BTreeMap<String, f64>) -> String {
 /// What makes two ends of an attempt the same: everything but the points, which may have been reported meanwhile.
 fn digest(end: &NewEnd) -> String {
     let (kind, word, message) = match &end.outcome {
-        Outcome::Success { metrics, artifact } => {
+        Outcome::Success { ran: Ran { origin: Some(origin), .. }, .. } => ("reused", origin.to_string(), ""),
+        Outcome::Success { metrics, artifact, .. } => {
             ("success", metrics_json(metrics), artifact.as_deref().unwrap_or_default())
         }
         Outcome::Failure { class, message } => ("failure", class.name().to_owned(), message.as_str()),

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use ::sweeps::spec::Reuse;
+
 use super::changes::{Changes, Details};
 use crate::fair;
 use crate::health::BLAME_LIMIT;
 use crate::offer::Warm;
 use crate::store::Op;
 use crate::store::error::Error;
-use crate::store::rows::{AssignmentRow, SweepState, TrialRow, WorkerRow};
+use crate::store::rows::{AssignmentRow, LeaderRow, ReusableRow, SweepState, TrialRow, WorkerRow};
 use crate::store::sql::sweeps::Avoiding;
 use crate::store::sql::trials::{Served, Token};
-use crate::store::sql::{sweeps, trials, workers};
+use crate::store::sql::{prefixes, reuse, sweeps, trials, workers};
 use crate::store::tx::Tx;
 use crate::trial::{self, Command, Holder, Millis, Rejected, TrialId, WorkerId};
 
@@ -34,6 +36,10 @@ pub struct Lease {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Leased {
     pub assignments: Vec<AssignmentRow>,
+    /// What these may take over instead of training.
+    pub reusable: Vec<ReusableRow>,
+    /// Those of them that others wait for.
+    pub leaders: Vec<LeaderRow>,
     /// Whether the request had leased something before. All of it may have ended since; there will be no more.
     pub is_repetition: bool,
 }
@@ -44,8 +50,7 @@ impl Op for Lease {
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Leased, Error> {
         let worker = workers::touch(tx, &self.worker, now).await?;
         if trials::was_requested(tx, &self.worker, &self.request).await? {
-            let assignments = trials::assignments(tx, &self.worker, &self.request).await?;
-            return Ok(Leased { assignments, is_repetition: true });
+            return self.leased(tx, true).await;
         }
         let free = worker.slots - trials::held(tx, &self.worker).await?;
         let max = free.min(i64::from(self.max));
@@ -68,8 +73,7 @@ impl Op for Lease {
         changes.write(tx).await?;
         trials::take_leases(tx, &tokens, &self.worker, now + self.ttl).await?;
         trials::start_attempts(tx, &tokens, &self.worker, &self.request, now).await?;
-        let assignments = trials::assignments(tx, &self.worker, &self.request).await?;
-        Ok(Leased { assignments, is_repetition: false })
+        self.leased(tx, false).await
     }
 
     fn wakes(leased: &Self::Output) -> bool {
@@ -78,6 +82,18 @@ impl Op for Lease {
 }
 
 impl Lease {
+    /// What the request has leased.
+    async fn leased<T: Tx>(&self, tx: &mut T, is_repetition: bool) -> Result<Leased, Error> {
+        let assignments = trials::assignments(tx, &self.worker, &self.request).await?;
+        let asking = assignments.iter().filter(|row| row.reuse != Reuse::Never.name());
+        let asking: Vec<i64> = asking.map(|row| row.trial).collect();
+        let reusable = if asking.is_empty() { Vec::new() } else { reuse::reusable(tx, &asking).await? };
+        let first = assignments.iter().filter(|row| row.prefix.is_some() && row.prefix_url.is_none());
+        let first: Vec<i64> = first.map(|row| row.trial).collect();
+        let leaders = if first.is_empty() { Vec::new() } else { prefixes::leaders(tx, &first).await? };
+        Ok(Leased { assignments, reusable, leaders, is_repetition })
+    }
+
     /// Locks the sweeps whose turn it is, in the order of their numbers, reads what they have, and shares it out.
     async fn claim<T: Tx>(
         &self,

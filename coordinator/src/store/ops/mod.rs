@@ -6,14 +6,16 @@ mod early_stop;
 mod finish;
 pub(crate) use finish::hex;
 mod lease;
+mod prefixes;
 mod reap;
 mod requeue;
+mod reuse;
 mod stages;
 mod submit;
 mod worker;
 
 pub use control::{Cancel, Pause, Resume};
-pub use finish::{Finish, NewEnd, Outcome, Point, Progress, Report, Verdict};
+pub use finish::{Finish, NewEnd, Outcome, Point, Progress, Ran, Report, Verdict};
 pub use lease::{Lease, Leased, Lost, Renew};
 pub(super) use lease::{avoiding, fitting};
 pub use reap::{Reap, Reaped};

@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use ::sweeps::recipe::Prefix;
 use ::sweeps::spec::{EarlyStop, Scope};
 use ::sweeps::stage::{BLOCK, Candidate, Child, Opening, Parent, Start};
 use ::sweeps::{Settings, Value};
 
 use super::changes::{Changes, sweep_event};
+use super::prefixes::Leaders;
 use crate::offer::Need;
 use crate::score::Objective;
 use crate::store::error::Error;
@@ -87,7 +89,8 @@ async fn open<T: Tx>(
     let made = new(tx, choice.sweep, &stage.row.name, made).await?;
     let trials = (made.len() * stage.seeds.len()) as i64;
     let rule = changes.sweep(choice.sweep)?.early_stop()?;
-    insert(tx, choice.sweep, all, stage, rule.as_ref(), &made).await?;
+    let is_sharing = changes.sweep(choice.sweep)?.share_prefix != 0;
+    insert(tx, choice.sweep, all, stage, rule.as_ref(), is_sharing, &made).await?;
     let state = if made.is_empty() { "failed" } else { "opened" };
     let (kept, kept_trials) = match made.len() as i64 {
         // What it would open is remembered: its trials may be tried again.
@@ -184,6 +187,7 @@ async fn insert<T: Tx>(
     all: &[Loaded],
     stage: &Loaded,
     rule: Option<&EarlyStop>,
+    is_sharing: bool,
     made: &[Made<'_, '_>],
 ) -> Result<(), Error> {
     let first = stages::last_configuration(tx, sweep).await? + 1;
@@ -200,21 +204,26 @@ async fn insert<T: Tx>(
             rule?.scope(&stage.row.name, number as u64, &child.settings, chosen.block(), child.recipe.epochs)
         })
         .collect();
+    let prefixes: Vec<Option<Prefix>> = made.iter().map(|(_, child)| child.recipe.prefix()).collect();
     let configurations: Vec<_> = (first..)
-        .zip(made.iter().zip(&texts).zip(&scopes))
-        .map(|(number, (((chosen, child), (settings_json, recipe_json)), scope))| ConfigurationInsert {
-            scope: scope.as_ref().map(|scope| scope.text.as_str()),
-            bracket: scope.as_ref().map_or(0, |scope| scope.bracket),
-            number,
-            stage: &stage.row.name,
-            block: &chosen.row.block,
-            hash: &child.hash,
-            settings_json,
-            recipe_json,
-            epochs: child.recipe.epochs_in_all(),
-            lr: child.recipe.lr,
-            is_lr_scaled: i64::from(child.is_lr_scaled),
-            parent: Some(chosen.row.number),
+        .zip(made.iter().zip(&texts).zip(scopes.iter().zip(&prefixes)))
+        .map(|(number, (((chosen, child), (settings_json, recipe_json)), (scope, prefix)))| {
+            ConfigurationInsert {
+                prefix: prefix.as_ref().map(|prefix| prefix.hash.as_str()),
+                rewind: prefix.as_ref().and_then(|prefix| prefix.rewind),
+                scope: scope.as_ref().map(|scope| scope.text.as_str()),
+                bracket: scope.as_ref().map_or(0, |scope| scope.bracket),
+                number,
+                stage: &stage.row.name,
+                block: &chosen.row.block,
+                hash: &child.hash,
+                settings_json,
+                recipe_json,
+                epochs: child.recipe.epochs_in_all(),
+                lr: child.recipe.lr,
+                is_lr_scaled: i64::from(child.is_lr_scaled),
+                parent: Some(chosen.row.number),
+            }
         })
         .collect();
     sweeps::insert_configurations(tx, sweep, &configurations).await?;
@@ -227,11 +236,14 @@ async fn insert<T: Tx>(
     let ids = trials::need_ids(tx, &needs.iter().collect::<BTreeSet<_>>()).await?;
     let start = stage.opening.as_ref().map_or(Start::Fresh, |opening| opening.start);
     let mut rows = Vec::new();
-    for ((config, (chosen, _)), need) in (first..).zip(made).zip(&needs) {
+    let mut leaders = Leaders::new(is_sharing);
+    for ((config, (chosen, _)), (need, prefix)) in (first..).zip(made).zip(needs.iter().zip(&prefixes)) {
         let need = *ids.get(need).ok_or(Error::Conflict("need"))?;
+        let prefix = prefix.as_ref().map(|prefix| prefix.hash.as_str());
         rows.extend(stage.seeds.iter().map(|&seed| {
             let start_from = (start == Start::Artifact).then(|| chosen.start(seed)).flatten();
-            TrialInsert { config, seed, need, start_from }
+            let not_before = leaders.not_before(prefix, seed, start_from);
+            TrialInsert { config, seed, need, start_from, not_before }
         }));
     }
     trials::insert(tx, sweep, &rows).await?;

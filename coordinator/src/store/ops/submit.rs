@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ::sweeps::Stage;
-use ::sweeps::spec::{EarlyStop, Scope};
+use ::sweeps::recipe::Prefix;
+use ::sweeps::spec::{EarlyStop, Reuse, Scope};
 use ::sweeps::stage::FromStage;
 
 use super::changes::{Changes, sweep_event};
+use super::prefixes::Leaders;
 use super::random_word;
 use crate::offer::Need;
 use crate::score::Objective;
@@ -49,6 +51,9 @@ pub struct NewSweep {
     pub stages: Vec<Stage>,
     pub allow_test_selection: bool,
     pub early_stop: Option<EarlyStop>,
+    pub reuse: Reuse,
+    /// Whether trials that prune share the training before it.
+    pub share_prefix: bool,
 }
 
 /// One setting of the axes.
@@ -67,6 +72,8 @@ pub struct NewConfiguration {
     pub choices: Vec<(usize, usize)>,
     /// With what early stopping compares it.
     pub scope: Option<Scope>,
+    /// What it trains before it prunes, if it does.
+    pub prefix: Option<Prefix>,
 }
 
 /// A configuration (by its place in the list) and a seed.
@@ -118,11 +125,18 @@ impl Submit {
         }
         let wanted: BTreeSet<&Need> = new.configurations.iter().map(|new| &new.need).collect();
         let needs = trials::need_ids(tx, &wanted).await?;
+        let mut leaders = Leaders::new(new.share_prefix);
         for batch in new.trials.chunks(BATCH) {
             let rows = batch.iter().map(|trial| {
-                let need = new.configurations.get(trial.configuration).and_then(|new| needs.get(&new.need));
-                let config = trial.configuration as i64 + 1;
-                need.map(|need| TrialInsert { config, seed: trial.seed, need: *need, start_from: None })
+                let configuration = new.configurations.get(trial.configuration)?;
+                let prefix = configuration.prefix.as_ref().map(|prefix| prefix.hash.as_str());
+                Some(TrialInsert {
+                    config: trial.configuration as i64 + 1,
+                    seed: trial.seed,
+                    need: *needs.get(&configuration.need)?,
+                    start_from: None,
+                    not_before: leaders.not_before(prefix, trial.seed, None),
+                })
             });
             let rows: Option<Vec<_>> = rows.collect();
             trials::insert(tx, sweep, &rows.ok_or(Error::Conflict("need"))?).await?;
@@ -192,6 +206,8 @@ impl NewSweep {
             trials: self.trials.len() as i64 + waiting,
             waiting,
             early_stop_json: self.early_stop.as_ref().map(to_json),
+            reuse: self.reuse.name(),
+            share_prefix: i64::from(self.share_prefix),
         }
     }
 
@@ -225,6 +241,8 @@ impl NewConfiguration {
             parent: None,
             scope: self.scope.as_ref().map(|scope| scope.text.as_str()),
             bracket: self.scope.as_ref().map_or(0, |scope| scope.bracket),
+            prefix: self.prefix.as_ref().map(|prefix| prefix.hash.as_str()),
+            rewind: self.prefix.as_ref().and_then(|prefix| prefix.rewind),
         }
     }
 }

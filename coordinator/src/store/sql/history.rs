@@ -44,14 +44,14 @@ const VALUES: Sql = Sql::both(
 );
 
 const INSERT_RESULTS: Sql = Sql {
-    sqlite: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, digest)
+    sqlite: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, digest, origin)
              SELECT value ->> 'trial', value ->> 'attempt', value ->> 'objective', value ->> 'metrics_json',
-                    value ->> 'artifact', value ->> 'digest'
+                    value ->> 'artifact', value ->> 'digest', value ->> 'origin'
                FROM json_each($1)",
-    postgres: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, digest)
+    postgres: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, digest, origin)
                SELECT x.* FROM json_to_recordset($1::json)
                       AS x(trial bigint, attempt bigint, objective double precision, metrics_json text, artifact text,
-                           digest text)",
+                           digest text, origin bigint)",
 };
 const ARTIFACT: Sql = Sql::both("SELECT artifact FROM result WHERE trial = $1");
 
@@ -100,6 +100,7 @@ pub(in crate::store) struct ResultInsert {
     pub metrics_json: String,
     pub artifact: Option<String>,
     pub digest: String,
+    pub origin: Option<i64>,
 }
 
 /// The latest checkpoint of a trial, to be written.

@@ -80,11 +80,12 @@ const CANDIDATES: Sql = Sql {
 const INSERT: Sql = Sql::both(
     "INSERT INTO sweep (id, key, name, project, labels_json, state, created, priority, objective_json, report_json,
                         axes_json, retry_json, checkpoint_json, max_running, timeout_ms, pause_after_failures,
-                        pause_after_code_errors, paused_because, allow_test_selection, early_stop_json, configurations,
+                        pause_after_code_errors, paused_because, allow_test_selection, early_stop_json, share_prefix, reuse,
+                        configurations,
                         trials, waiting, queued, running, succeeded, stopped, failed, cancelled, failures, last_seq,
                         served)
      VALUES ($1, $2, $3, $4, $5, 'active', $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, '',
-             $17, $21, $18, $19, $20, $19 - $20, 0, 0, 0, 0, 0, 0, 0,
+             $17, $21, $23, $22, $18, $19, $20, $19 - $20, 0, 0, 0, 0, 0, 0, 0,
              coalesce((SELECT max(served) FROM sweep WHERE state = 'active'), 0))
      RETURNING *",
 );
@@ -104,19 +105,20 @@ const UPDATE: Sql = Sql::both(
 const INSERT_CONFIGURATIONS: Sql = Sql {
     sqlite:
         "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs, lr,
-                                        is_lr_scaled, parent, scope, bracket)
+                                        is_lr_scaled, parent, scope, bracket, prefix, rewind)
              SELECT $1, value ->> 'number', value ->> 'stage', value ->> 'block', value ->> 'hash',
                     value ->> 'settings_json', value ->> 'recipe_json', value ->> 'epochs', value ->> 'lr', value ->> 'is_lr_scaled',
-                    value ->> 'parent', value ->> 'scope', value ->> 'bracket'
+                    value ->> 'parent', value ->> 'scope', value ->> 'bracket', value ->> 'prefix',
+                    value ->> 'rewind'
                FROM json_each($2)",
     postgres:
         "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs, lr,
-                                          is_lr_scaled, parent, scope, bracket)
+                                          is_lr_scaled, parent, scope, bracket, prefix, rewind)
                SELECT $1, x.*
                  FROM json_to_recordset($2::json) AS x(number bigint, stage text, block text, hash text,
                                                        settings_json text, recipe_json text, epochs bigint,
                                                        lr double precision, is_lr_scaled bigint, parent bigint, scope text,
-                                                       bracket bigint)",
+                                                       bracket bigint, prefix text, rewind bigint)",
 };
 const CONFIGURATIONS: Sql = Sql::both(
     "SELECT number, hash, stage, block, settings_json FROM configuration
@@ -164,6 +166,8 @@ pub(in crate::store) struct SweepInsert<'a> {
     pub trials: i64,
     pub waiting: i64,
     pub early_stop_json: Option<String>,
+    pub reuse: &'a str,
+    pub share_prefix: i64,
 }
 
 /// A configuration to be written.
@@ -181,6 +185,8 @@ pub(in crate::store) struct ConfigurationInsert<'a> {
     pub parent: Option<i64>,
     pub scope: Option<&'a str>,
     pub bracket: u32,
+    pub prefix: Option<&'a str>,
+    pub rewind: Option<u32>,
 }
 
 pub(in crate::store) async fn by_key<T: Tx>(tx: &mut T, key: &str) -> Result<Option<SweepRow>, Error> {
@@ -292,6 +298,8 @@ pub(in crate::store) async fn insert<T: Tx>(
         new.trials,
         new.waiting,
         new.early_stop_json,
+        new.reuse,
+        new.share_prefix,
     ];
     tx.fetch_one(INSERT, args).await?.ok_or(Error::Conflict("sweep"))
 }

@@ -18,12 +18,13 @@ const INSERT: Sql = Sql {
     sqlite: "INSERT INTO trial (sweep, config, seed, need, start_from, state, attempt, failures, interruptions, lost,
                                 epoch, not_before)
              SELECT $1, value ->> 'config', value ->> 'seed', value ->> 'need', value ->> 'start_from', 'queued',
-                    0, 0, 0, 0, 0, 0
+                    0, 0, 0, 0, 0, value ->> 'not_before'
                FROM json_each($2)",
     postgres: "INSERT INTO trial (sweep, config, seed, need, start_from, state, attempt, failures, interruptions, lost,
                                   epoch, not_before)
-               SELECT $1, x.config, x.seed, x.need, x.start_from, 'queued', 0, 0, 0, 0, 0, 0
-                 FROM json_to_recordset($2::json) AS x(config bigint, seed bigint, need bigint, start_from bigint)",
+               SELECT $1, x.config, x.seed, x.need, x.start_from, 'queued', 0, 0, 0, 0, 0, x.not_before
+                 FROM json_to_recordset($2::json) AS x(config bigint, seed bigint, need bigint, start_from bigint,
+                                                       not_before bigint)",
 };
 
 const SWEEPS_OF: Sql = Sql {
@@ -164,13 +165,16 @@ const ATTEMPTS: Sql = Sql {
 const ASSIGNMENTS: Sql = Sql::both(
     "SELECT t.id AS trial, t.attempt AS attempt, s.id AS sweep_id, c.recipe_json AS recipe_json, t.seed AS seed,
             s.timeout_ms AS timeout_ms, s.checkpoint_json AS checkpoint_json, k.url AS checkpoint,
-            b.artifact AS start
+            b.artifact AS start, s.reuse AS reuse,
+            CASE s.share_prefix WHEN 1 THEN c.prefix END AS prefix, p.url AS prefix_url
        FROM attempt a
        JOIN trial t ON t.id = a.trial AND t.attempt = a.number AND t.state = 'running'
        JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
        JOIN sweep s ON s.number = t.sweep
        LEFT JOIN checkpoint k ON k.trial = t.id
        LEFT JOIN result b ON b.trial = t.start_from
+       LEFT JOIN prefix p ON p.sweep = t.sweep AND p.hash = c.prefix AND p.seed = t.seed
+                         AND p.start_from = coalesce(t.start_from, 0)
       WHERE a.worker = $1 AND a.request = $2
       ORDER BY t.id",
 );
@@ -181,12 +185,15 @@ macro_rules! trial_view {
         "SELECT t.id AS id, s.id AS sweep_id, c.stage AS stage, c.block AS block, c.hash AS hash,
                 c.settings_json AS settings_json, t.seed AS seed, t.state AS state, t.attempt AS attempt,
                 a.worker AS worker, r.objective AS objective, r.metrics_json AS metrics_json, t.class AS class,
-                t.message AS message, t.epoch AS epoch, c.epochs AS epochs, a.started AS started, t.ended AS ended
+                t.message AS message, t.epoch AS epoch, c.epochs AS epochs, a.started AS started, t.ended AS ended,
+                r.origin AS origin, os.id AS origin_sweep
            FROM trial t
            JOIN sweep s ON s.number = t.sweep
            JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
            LEFT JOIN attempt a ON a.trial = t.id AND a.number = t.attempt
-           LEFT JOIN result r ON r.trial = t.id "
+           LEFT JOIN result r ON r.trial = t.id
+           LEFT JOIN trial o ON o.id = r.origin
+           LEFT JOIN sweep os ON os.number = o.sweep "
     };
 }
 
@@ -206,12 +213,15 @@ const VIEWS: Sql = Sql {
 const RECIPE: Sql = Sql::both(
     "SELECT t.id AS trial, t.attempt AS attempt, s.id AS sweep_id, c.recipe_json AS recipe_json, t.seed AS seed,
             s.timeout_ms AS timeout_ms, s.checkpoint_json AS checkpoint_json, k.url AS checkpoint,
-            b.artifact AS start
+            b.artifact AS start, s.reuse AS reuse,
+            CASE s.share_prefix WHEN 1 THEN c.prefix END AS prefix, p.url AS prefix_url
        FROM trial t
        JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
        JOIN sweep s ON s.number = t.sweep
        LEFT JOIN checkpoint k ON k.trial = t.id
        LEFT JOIN result b ON b.trial = t.start_from
+       LEFT JOIN prefix p ON p.sweep = t.sweep AND p.hash = c.prefix AND p.seed = t.seed
+                         AND p.start_from = coalesce(t.start_from, 0)
       WHERE t.id = $1",
 );
 /// What became of the trials of configurations, in the order of these. What was stopped early has no result, only a last
@@ -224,6 +234,7 @@ macro_rules! outcomes {
                     count(*) FILTER (WHERE t.state = 'stopped') AS stopped,
                     count(*) FILTER (WHERE t.state = 'failed') AS failed,
                     count(*) FILTER (WHERE t.class = 'diverged') AS diverged,
+                    count(r.origin) AS reused,
                     string_agg(",
             $score,
             ", ',') FILTER (WHERE t.state = 'succeeded' AND r.objective IS NOT NULL) AS objectives,
@@ -272,6 +283,7 @@ pub(in crate::store) struct TrialInsert {
     pub seed: i64,
     pub need: i64,
     pub start_from: Option<i64>,
+    pub not_before: Millis,
 }
 
 /// A need to be written, if it is new.
