@@ -3,6 +3,10 @@
 //!
 //! `make chaos MINUTES=10` runs it on both databases; it is left out of the ordinary tests for the time that it takes.
 
+#[path = "support/disk.rs"]
+mod disk;
+#[path = "support/proxy.rs"]
+mod proxy;
 mod support;
 
 use std::collections::BTreeMap;
@@ -12,11 +16,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use disk::Disk;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::v1;
 use proto::v1::sweeps_client::SweepsClient;
 use proto::v1::workers_client::WorkersClient;
+use proxy::{Held, Proxy};
 use support::dice::Dice;
 use support::postgres::Cluster;
 use tonic::transport::{Channel, Endpoint};
@@ -39,7 +45,14 @@ fn value(trial: i64, attempt: u32) -> f64 {
 
 fn channel(server: &str) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{server}")).unwrap();
-    endpoint.timeout(Duration::from_secs(5)).connect_timeout(Duration::from_secs(1)).connect_lazy()
+    // A connection that is held half-open is given up, as the agent gives it up.
+    let second = Duration::from_secs(1);
+    endpoint
+        .timeout(5 * second)
+        .connect_timeout(second)
+        .http2_keep_alive_interval(second)
+        .keep_alive_timeout(second)
+        .connect_lazy()
 }
 
 /// A worker process: this test binary, started again with `CHAOS_SERVER` set. It ends when it is killed.
@@ -203,17 +216,36 @@ async fn left(server: &str, sweep: &str) -> Option<u64> {
     Some(counts.queued + counts.running)
 }
 
-/// Trouble for so long on one database; gives back the acknowledged sweeps.
-async fn wreak(url: &str, cluster: Option<&Cluster>, folder: &Path, time: Duration) -> Vec<String> {
-    let servers: Vec<String> = (0..cluster.map_or(1, |_| 2)).map(|_| free_address()).collect();
+/// What lasts for a while and is then over.
+#[derive(Debug, Default)]
+struct Until(Option<Instant>);
+
+impl Until {
+    fn is_over(&mut self) -> bool {
+        self.0.take_if(|until| *until <= Instant::now()).is_some()
+    }
+}
+
+/// What keeps the database, and what can happen to it.
+enum Keeper {
+    /// SQLite on a small disk, which is full now and then.
+    Disk(Disk),
+    Postgres(Cluster),
+}
+
+/// Trouble for so long on one database.
+async fn wreak(url: &str, keeper: &Keeper, folder: &Path, time: Duration) {
+    let coordinators = if matches!(keeper, Keeper::Postgres(_)) { 2 } else { 1 };
+    let servers: Vec<String> = (0..coordinators).map(|_| free_address()).collect();
     let mut coordinators: Vec<Victim> =
         servers.iter().map(|server| Victim::start(coordinator(url.to_owned(), server.clone()))).collect();
-    let mut workers: Vec<Victim> = (0..WORKERS)
-        .map(|number| {
-            let server = servers[number % servers.len()].clone();
-            Victim::start(worker(server, folder.join(format!("ledger-{number}"))))
-        })
-        .collect();
+    let (mut workers, mut ways) = (Vec::new(), Vec::new());
+    for number in 0..WORKERS {
+        let way = Proxy::start(servers[number % servers.len()].clone()).await;
+        workers.push(Victim::start(worker(way.address.clone(), folder.join(format!("ledger-{number}")))));
+        ways.push((way, Until::default()));
+    }
+    let mut full = Until::default();
     let mut dice = Dice(rand::random());
     let mut done: BTreeMap<&str, u32> = BTreeMap::new();
     let mut sweeps: Vec<String> = Vec::new();
@@ -228,10 +260,18 @@ async fn wreak(url: &str, cluster: Option<&Cluster>, folder: &Path, time: Durati
         }
         tokio::time::sleep(Duration::from_millis(200 + dice.below(600) as u64)).await;
         coordinators.iter_mut().chain(&mut workers).for_each(Victim::look_after);
+        ways.iter_mut()
+            .filter_map(|(way, until)| until.is_over().then_some(way))
+            .for_each(|way| way.hold(Held::Nothing));
+        if let Keeper::Disk(disk) = keeper
+            && full.is_over()
+        {
+            disk.make_room();
+        }
         let worker = dice.below(WORKERS as i64) as usize;
         let server = dice.below(servers.len() as i64) as usize;
         let a_while = Duration::from_millis(dice.below(3 * TTL.as_millis() as i64) as u64);
-        let what = match (dice.below(12), cluster) {
+        let what = match (dice.below(15), keeper) {
             (0..=2, _) => {
                 workers[worker].signal(Signal::SIGKILL);
                 "worker killed"
@@ -252,10 +292,20 @@ async fn wreak(url: &str, cluster: Option<&Cluster>, folder: &Path, time: Durati
                 coordinators[server].signal(Signal::SIGTERM);
                 "coordinator terminated"
             }
-            (10, Some(cluster)) => {
+            (10, Keeper::Postgres(cluster)) => {
                 cluster.crash();
                 cluster.start();
                 "Postgres killed"
+            }
+            (10, Keeper::Disk(disk)) => {
+                disk.fill();
+                full.0 = Some(Instant::now() + a_while);
+                "disk full"
+            }
+            (11..=13, _) => {
+                ways[worker].0.hold(Held::Everything);
+                ways[worker].1.0 = Some(Instant::now() + a_while);
+                "connections half-open"
             }
             _ => {
                 coordinators[server].stop_for(a_while);
@@ -264,8 +314,12 @@ async fn wreak(url: &str, cluster: Option<&Cluster>, folder: &Path, time: Durati
         };
         *done.entry(what).or_default() += 1;
     }
-    eprintln!("{}: {done:?}, {} sweeps", if cluster.is_some() { "Postgres" } else { "SQLite" }, sweeps.len());
+    eprintln!("{done:?}, {} sweeps", sweeps.len());
     // Peace: everything must come to its end.
+    ways.iter().for_each(|(way, _)| way.hold(Held::Nothing));
+    if let Keeper::Disk(disk) = keeper {
+        disk.make_room();
+    }
     let peace = Instant::now();
     for sweep in &sweeps {
         while left(&servers[0], sweep).await != Some(0) {
@@ -275,7 +329,6 @@ async fn wreak(url: &str, cluster: Option<&Cluster>, folder: &Path, time: Durati
         }
     }
     judge(&servers[0], &sweeps, folder).await;
-    sweeps
 }
 
 /// Every trial has a result, of the attempt that the database names; no worker was told that another counts.
@@ -311,19 +364,23 @@ async fn judge(server: &str, sweeps: &[String], folder: &Path) {
     assert!(accepted > 0, "the ledgers say nothing");
 }
 
+async fn wreak_and_check(name: &str, url: &str, keeper: Keeper, time: Duration) {
+    eprintln!("{name}:");
+    let ledgers = tempfile::tempdir().unwrap();
+    wreak(url, &keeper, ledgers.path(), time).await;
+    support::invariants::check(url).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes MINUTES; make chaos"]
 async fn processes_die_and_nothing_is_lost_or_done_twice() {
     let minutes = std::env::var("MINUTES").ok().and_then(|text| text.parse::<f64>().ok()).unwrap_or(1.0);
     let time = Duration::from_secs_f64(minutes * 60.0 / 2.0);
-    let folder = tempfile::tempdir().unwrap();
-    let url = format!("sqlite:{}", folder.path().join("chaos.db").display());
-    wreak(&url, None, folder.path(), time).await;
-    support::invariants::check(&url).await;
+    let disk = Disk::new(64);
+    let url = format!("sqlite:{}", disk.path().join("chaos.db").display());
+    wreak_and_check("SQLite", &url, Keeper::Disk(disk), time).await;
 
-    let folder = tempfile::tempdir().unwrap();
     let cluster = tokio::task::spawn_blocking(Cluster::new).await.unwrap();
     let url = cluster.database().await;
-    wreak(&url, Some(&cluster), folder.path(), time).await;
-    support::invariants::check(&url).await;
+    wreak_and_check("Postgres", &url, Keeper::Postgres(cluster), time).await;
 }

@@ -2,6 +2,8 @@
 
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/proxy.rs"]
+mod proxy;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,6 +13,7 @@ use program::{Authorized, Bearer, Coordinator, Persistent, bearer, coordinator, 
 use proto::v1;
 use proto::v1::sweeps_client::SweepsClient;
 use proto::v1::workers_client::WorkersClient;
+use proxy::{Held, Proxy};
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -369,54 +372,12 @@ async fn a_database_is_checked_while_it_is_used() {
     assert_eq!(code, 4, "{said}");
 }
 
-/// A way to the coordinator that can be held: bytes are taken, and go on when it is let go.
-struct HeldProxy {
-    address: String,
-    is_held: tokio::sync::watch::Sender<bool>,
-}
-
-impl HeldProxy {
-    async fn start(upstream: String) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (is_held, held) = tokio::sync::watch::channel(false);
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let server = tokio::net::TcpStream::connect(&upstream).await.unwrap();
-                let ((mut from_client, to_client), (mut from_server, to_server)) =
-                    (client.into_split(), server.into_split());
-                let held = held.clone();
-                tokio::spawn(async move { copy(&mut from_client, to_server, Some(held)).await });
-                tokio::spawn(async move { copy(&mut from_server, to_client, None).await });
-            }
-        });
-        Self { address, is_held }
-    }
-}
-
-async fn copy(
-    from: &mut tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut held: Option<tokio::sync::watch::Receiver<bool>>,
-) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut buffer = vec![0; 1 << 16];
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        if let Some(held) = &mut held {
-            held.wait_for(|is_held| !is_held).await.unwrap();
-        }
-        if to.write_all(&buffer[..read]).await.is_err() {
-            return;
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_finish_that_is_held_up_longer_than_its_lease_counts_for_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["--lease-ttl", "300ms", "--lease-grace", "200ms"];
     let server = Coordinator::start_with(folder.path(), &arguments).await;
-    let proxy = HeldProxy::start(server.address.clone()).await;
+    let proxy = Proxy::start(server.address.clone()).await;
     let channel = Channel::from_shared(format!("http://{}", proxy.address)).unwrap().connect().await.unwrap();
     let (mut sweeps, mut workers) = (server.sweeps().await, server.workers().await);
     sweeps.submit(submit(FILE)).await.unwrap();
@@ -425,7 +386,7 @@ async fn a_finish_that_is_held_up_longer_than_its_lease_counts_for_nothing() {
     let leased = slow.lease(lease(&slow_id, "r", 1, 0)).await.unwrap().into_inner().assignments.remove(0);
 
     // It stands still in the middle of its call.
-    proxy.is_held.send(true).unwrap();
+    proxy.hold(Held::Calls);
     let finish = v1::FinishRequest { worker_id: slow_id, ends: vec![success(&leased, 1.0)] };
     let finishing = tokio::spawn(async move { slow.finish(finish).await.unwrap().into_inner() });
     let events = watch(&mut sweeps, "last", 2, 1).await;
@@ -440,7 +401,7 @@ async fn a_finish_that_is_held_up_longer_than_its_lease_counts_for_nothing() {
     let verdicts = workers.finish(finish).await.unwrap().into_inner().verdicts;
     assert_eq!(verdicts[0].outcome(), v1::verdict::Outcome::Accepted);
 
-    proxy.is_held.send(false).unwrap();
+    proxy.hold(Held::Nothing);
     let verdict = finishing.await.unwrap().verdicts.remove(0);
     assert_eq!((verdict.outcome(), verdict.reason.as_str()), (v1::verdict::Outcome::Fenced, "ended"));
     let request = v1::GetTrialRequest { trial_id: leased.trial_id };
