@@ -32,9 +32,12 @@ test-faults: setup postgres ## Run again what speaks with a coordinator, with a 
 simulate: ## Run a coordinator and twenty workers in simulated time with all kinds of trouble: SEEDS=1000
 	SEEDS=$(or $(SEEDS),100) cargo test --release --locked -p coordinator --test simulate -- --nocapture
 
-chaos: postgres ## Kill and stop coordinators, workers and PostgreSQL at random, on both databases: MINUTES=10
+chaos: setup postgres ## Kill and stop coordinators, workers, trainers and PostgreSQL at random, on both databases: MINUTES=10
+	cargo build --locked --workspace --bins
 	MINUTES=$(or $(MINUTES),10) cargo test --locked -p coordinator --test chaos -- --ignored --exact \
 		processes_die_and_nothing_is_lost_or_done_twice --nocapture
+	MINUTES=$(or $(MINUTES),10) cargo test --locked -p worker --test end_to_end -- --ignored --exact \
+		chaos::whatever_is_killed_results_are_those_of_an_undisturbed_run --nocapture
 
 lint: setup ## Check formatting, clippy and the documentation, warnings being errors
 	cargo fmt --all --check

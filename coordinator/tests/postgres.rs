@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use coordinator::store::ops::{Finish, Lease};
+use coordinator::store::ops::{Cancel, Finish, Lease};
 use coordinator::store::{Error, Op};
 use coordinator::trial::WorkerId;
 use support::postgres::Cluster;
@@ -88,4 +88,22 @@ async fn no_index_is_written_when_a_lease_is_renewed() {
     let indexes: Vec<String> = indexes.fetch_all(&mut connection).await.unwrap();
     let costs = indexes.iter().any(|index| index.contains("until"));
     assert!(!indexes.is_empty() && !costs, "every renewal would lose its HOT update: {indexes:?}");
+}
+
+/// A call waits for a server that comes back soon; for one that does not, it is given up after ten seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stays_away_is_said_to_be_away_and_then_served_again() {
+    let cluster = Arc::new(tokio::task::spawn_blocking(Cluster::new).await.unwrap());
+    let env = Env::in_cluster(&cluster).await;
+    let row = env.submit(sweep("s", 1, 1)).await;
+    cluster.crash();
+    let asked = std::time::Instant::now();
+    let cancel = Cancel { sweep: "s".to_owned() };
+    assert!(matches!(env.store.write(cancel).await, Err(Error::Database(_))));
+    let waited = asked.elapsed();
+    assert!((8..60).contains(&waited.as_secs()), "{waited:?}");
+    let restarted = Arc::clone(&cluster);
+    tokio::task::spawn_blocking(move || restarted.start()).await.unwrap();
+    assert_eq!(env.sweep("s").await, row, "what was given up was not done");
+    env.check().await;
 }

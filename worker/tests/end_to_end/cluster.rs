@@ -1,5 +1,6 @@
 //! Processes of one test: a coordinator on a fresh SQLite file, workers, and calls of `sweep`.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -43,9 +44,39 @@ impl Cluster {
             .arg(home())
             .arg("--artifacts")
             .arg(self.folder.path().join("artifacts"));
-        let log = std::fs::File::create(self.folder.path().join(format!("{name}.log"))).expect("a log");
+        let log = File::options().create(true).append(true).open(self.log_of(name)).expect("a log");
         self.workers.push(command.stderr(log).stdout(Stdio::null()).spawn().expect("worker starts"));
         self.workers.len() - 1
+    }
+
+    /// A worker of this name in the place of one that has ended, and another coordinator if it has.
+    pub(crate) fn look_after(&mut self, names: &[String]) {
+        for (number, name) in names.iter().enumerate() {
+            if self.workers[number].try_wait().expect("a state").is_some() {
+                self.worker(name);
+                // The last one, which was just started, takes the place.
+                self.workers.swap_remove(number);
+            }
+        }
+        if self.coordinator.try_wait().expect("a state").is_some() {
+            self.coordinator = serve(self.folder.path(), &self.flags, &self.address).0;
+        }
+    }
+
+    pub(crate) fn pid_of_worker(&self, number: usize) -> i32 {
+        self.workers[number].id() as i32
+    }
+
+    pub(crate) fn pid_of_coordinator(&self) -> i32 {
+        self.coordinator.id() as i32
+    }
+
+    /// What `coordinator check` says of the database.
+    pub(crate) fn check(&self) {
+        let mut command = Command::new(program("coordinator"));
+        let url = format!("sqlite:{}", self.folder.path().join("sweeps.db").display());
+        let output = command.args(["check", "--database-url", &url]).output().expect("coordinator runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 
     pub(crate) fn kill_worker(&mut self, number: usize) {
@@ -61,7 +92,11 @@ impl Cluster {
     }
 
     pub(crate) fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(self.folder.path().join(format!("{name}.log"))).expect("a log")
+        std::fs::read_to_string(self.log_of(name)).expect("a log")
+    }
+
+    fn log_of(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.log"))
     }
 
     /// Until something is so.
@@ -75,10 +110,13 @@ impl Cluster {
 
     /// The process of a worker's trainer.
     pub(crate) fn trainer_of(&self, number: usize) -> i32 {
+        self.trainer_if_any(number).expect("a trainer")
+    }
+
+    pub(crate) fn trainer_if_any(&self, number: usize) -> Option<i32> {
         let agent = self.workers[number].id();
-        let children =
-            std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).expect("children");
-        children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a trainer")
+        let children = std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
     }
 
     /// kill -9, and another one on the same file and address.
@@ -108,6 +146,12 @@ impl Cluster {
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "sweep {args:?}: {error}");
         String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// What `sweep` printed, if it succeeded.
+    pub(crate) fn try_sweep(&self, args: &[&str]) -> Option<String> {
+        let output = self.command(args).output().expect("sweep runs");
+        output.status.success().then(|| String::from_utf8(output.stdout).expect("UTF-8"))
     }
 
     /// Follows the sweep to its end.
@@ -155,9 +199,7 @@ impl Cluster {
 
     fn run_trial(&self, file: &str, args: &[&str]) -> String {
         let path = self.folder.path().join("trial.json");
-        std::fs::File::create(&path)
-            .and_then(|mut f| f.write_all(file.as_bytes()))
-            .expect("the trial is written");
+        File::create(&path).and_then(|mut f| f.write_all(file.as_bytes())).expect("the trial is written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_worker"));
         command
             .args(["train", "--device", "cpu", "--threads", "1", "--output", "json", "--home"])
@@ -233,7 +275,7 @@ fn program(name: &str) -> PathBuf {
 fn serve(folder: &Path, flags: &[String], listen: &str) -> (Child, String) {
     let address = folder.join("address");
     let _ = std::fs::remove_file(&address);
-    let log = std::fs::File::options().create(true).append(true).open(folder.join("coordinator.log"));
+    let log = File::options().create(true).append(true).open(folder.join("coordinator.log"));
     let mut command = Command::new(program("coordinator"));
     command.args(["serve", "--listen", listen, "--database-url"]);
     command.arg(format!("sqlite:{}", folder.join("sweeps.db").display())).arg("--address-file").arg(&address);

@@ -3,6 +3,7 @@
 //! `make test` builds `coordinator` and `sweep` first; this package's tests find them beside `worker`.
 
 mod artifacts;
+mod chaos;
 mod cluster;
 mod home;
 mod resume;
