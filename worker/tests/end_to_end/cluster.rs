@@ -59,7 +59,8 @@ impl Cluster {
             }
         }
         if self.coordinator.try_wait().expect("a state").is_some() {
-            self.coordinator = serve(self.folder.path(), &self.flags, &self.address).0;
+            let (coordinator, _) = serve(self.folder.path(), &self.flags, &self.address);
+            self.coordinator = coordinator;
         }
     }
 
