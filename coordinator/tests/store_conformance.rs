@@ -277,7 +277,7 @@ async fn a_repeated_finish_is_accepted_again(env: &Env) {
     let again = Verdict::Accepted { reason: "accepted before".to_owned() };
     for end in [success(first, 1.0), failure(second, FailureClass::CodeError)] {
         let finish = Finish { worker: worker.clone(), ends: vec![end.clone()] };
-        assert_ne!(env.store.reliable().write(finish).await.unwrap(), [again.clone()]);
+        assert_ne!(env.store.reliable().write(finish).await.unwrap()[0], again);
         let before = env.events(&row).await;
         assert_eq!(env.finish(&worker, end.clone()).await, again);
         let with_points = NewEnd { points: vec![point(1, 5.0)], ..end };
