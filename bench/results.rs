@@ -9,8 +9,7 @@ use coordinator::server::{self, Options};
 use coordinator::store::{Clock, Store};
 use proto::v1::sweeps_client::SweepsClient;
 use proto::v1::{ResultsRequest, SubmitRequest, TrialsRequest};
-use sqlx::Connection;
-use sqlx::sqlite::SqliteConnection;
+use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -28,7 +27,7 @@ fn file() -> String {
 }
 
 /// Ends every trial, as if workers had run them.
-async fn finish(path: &str) -> Result<(), sqlx::Error> {
+fn finish(path: &str) -> Result<(), rusqlite::Error> {
     let names = [
         "val/top1",
         "val/top5",
@@ -47,7 +46,7 @@ async fn finish(path: &str) -> Result<(), sqlx::Error> {
     ];
     let pairs = names.map(|name| format!("\"{name}\":' || (abs(random() % 1000000) / 10007.0) || '"));
     let metrics = format!("'{{{}}}'", pairs.join(","));
-    let mut connection = SqliteConnection::connect(path).await?;
+    let connection = Connection::open(path.trim_start_matches("sqlite:"))?;
     for sql in [
         format!(
             "INSERT INTO result (trial, attempt, objective, metrics_json, digest)
@@ -57,9 +56,9 @@ async fn finish(path: &str) -> Result<(), sqlx::Error> {
         "UPDATE sweep SET state = 'ended', succeeded = trials, queued = 0".to_owned(),
         "PRAGMA optimize".to_owned(),
     ] {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await?;
+        connection.execute_batch(&sql)?;
     }
-    connection.close().await
+    Ok(())
 }
 
 /// All pages of the results, and how many configurations they hold.
@@ -117,7 +116,7 @@ async fn main() {
     let mut client = SweepsClient::new(channel.connect().await.expect("connected"));
     let request = SubmitRequest { file: file(), ..SubmitRequest::default() };
     let reply = client.submit(request).await.expect("submitted").into_inner();
-    finish(&path).await.expect("finished");
+    finish(&path).expect("finished");
     println!("{} configurations, {} trials", reply.configurations, reply.trials);
     let two = ["val/top1", "test/top1"].map(str::to_owned);
     for (what, limit, metrics) in [

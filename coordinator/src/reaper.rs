@@ -51,7 +51,7 @@ pub async fn run(store: Store, ttl: Duration, grace: Duration, shutdown: Cancell
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        match store.read(&ListSweeps { limit: 1 }).await {
+        match store.read(ListSweeps { limit: 1 }).await {
             Ok(_) if fairness.answered(Instant::now()) => reap_all(&store, reap).await,
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "the database is away"),

@@ -59,7 +59,7 @@ async fn one_trains_and_the_others_start_from_it(env: &Env) {
     assert_eq!(trials(&leased.assignments), [1, 4], "one of each rate");
     assert_eq!(leased.leaders.iter().map(|row| row.trial).collect::<Vec<_>>(), [1, 4]);
     assert!(leased.assignments.iter().all(|row| row.prefix_url.is_none()));
-    let why = env.store.read(&Explain { trial: TrialId(2) }).await.unwrap().reasons.join("; ");
+    let why = env.store.read(Explain { trial: TrialId(2) }).await.unwrap().reasons.join("; ");
     assert!(why.contains("it waits for another trial of its sweep"), "{why}");
     publish(env, &worker, token(&leased.assignments[0]), "file:///p").await;
     publish(env, &worker, token(&leased.assignments[0]), "file:///second").await;

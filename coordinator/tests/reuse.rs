@@ -86,7 +86,7 @@ async fn a_result_is_taken_over_with_all_that_belongs_to_it(env: &Env) {
         "{}",
         event.message
     );
-    let page = env.store.read(&Results { sweep: "second".into(), after: 0, limit: 10 }).await.unwrap();
+    let page = env.store.read(Results { sweep: "second".into(), after: 0, limit: 10 }).await.unwrap();
     assert_eq!(page.outcomes.iter().map(|row| row.reused).sum::<i64>(), 1);
 
     // A result that was taken over leads back to the trial that trained, not to one between.

@@ -411,7 +411,7 @@ impl World {
     async fn judge(&self) {
         self.env.check().await;
         let trials = Trials { sweep: "s".to_owned(), after: 0, states: Vec::new(), limit: 10_000 };
-        let rows = self.env.store.read(&trials).await.unwrap();
+        let rows = self.env.store.read(trials).await.unwrap();
         assert_eq!(rows.len(), TRIALS);
         for row in rows {
             assert_eq!(row.state, "succeeded", "trial {}", row.id);

@@ -59,7 +59,7 @@ async fn worker(env: &Env) -> WorkerId {
 
 async fn trials(env: &Env) -> Vec<TrialView> {
     let all = Trials { sweep: "s".to_owned(), after: 0, states: vec![], limit: 1_000 };
-    env.store.read(&all).await.unwrap()
+    env.store.read(all).await.unwrap()
 }
 
 /// Leases whatever there is and gives its tokens.
@@ -219,7 +219,7 @@ async fn groups_survive_a_restart(env: &Env) {
     store.write(finish(tune[1])).await.unwrap();
     store.write(finish(tune[1])).await.unwrap();
     let all = Trials { sweep: "s".to_owned(), after: 0, states: vec!["queued"], limit: 100 };
-    assert_eq!(store.read(&all).await.unwrap().len(), 2, "once, however often the end is repeated");
+    assert_eq!(store.read(all).await.unwrap().len(), 2, "once, however often the end is repeated");
     let (_, created) = store.write(Submit { sweep: sweep_of(FILE) }).await.unwrap();
     assert!(!created);
     store.close().await;

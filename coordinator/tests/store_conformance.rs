@@ -14,7 +14,8 @@ use coordinator::store::rows::OutcomesRow;
 use coordinator::store::{self, Clock, Error, OpenError, Token};
 use coordinator::trial::{Cause, FailureClass, TrialId, WorkerId};
 use support::{
-    Env, GRACE, START, Store, TTL, failure, fenced, is_accepted, on_both, point, success, sweep, token,
+    Env, GRACE, START, Store, TTL, execute, failure, fenced, is_accepted, on_both, point, success, sweep,
+    token,
 };
 
 on_both!(
@@ -141,11 +142,11 @@ async fn lease_fits_the_worker(env: &Env) {
     mixed.configurations[2].need.backbone = "other".to_owned();
     env.submit(mixed).await;
     let worker = env.worker("gpu", 8).await;
-    assert!(env.store.read(&HasWork { worker: worker.clone() }).await.unwrap());
+    assert!(env.store.read(HasWork { worker: worker.clone() }).await.unwrap());
     let got = env.lease(&worker, "r", 8).await;
     assert_eq!(got.len(), 1);
     assert_eq!(got[0].recipe_json, r#"{"lr":3,"method":"linear"}"#);
-    assert!(!env.store.read(&HasWork { worker }).await.unwrap());
+    assert!(!env.store.read(HasWork { worker }).await.unwrap());
     let gated = env.worker_with("gpu2", 8, &["gated", "linear"]).await;
     assert_eq!(env.lease(&gated, "r", 8).await.len(), 1);
 }
@@ -155,7 +156,7 @@ async fn lease_never_exceeds_slots(env: &Env) {
     let worker = env.worker("gpu", 2).await;
     assert_eq!(env.lease(&worker, "r", 5).await.len(), 2);
     assert!(env.lease(&worker, "r2", 5).await.is_empty());
-    assert!(!env.store.read(&HasWork { worker }).await.unwrap());
+    assert!(!env.store.read(HasWork { worker }).await.unwrap());
 }
 
 async fn max_running_is_kept(env: &Env) {
@@ -176,7 +177,7 @@ async fn a_draining_worker_gets_nothing(env: &Env) {
     let held = env.lease_one(&worker, "r").await;
     env.store.write(Drain { worker: worker.clone() }).await.unwrap();
     assert!(env.lease(&worker, "r2", 1).await.is_empty());
-    assert!(!env.store.read(&HasWork { worker: worker.clone() }).await.unwrap());
+    assert!(!env.store.read(HasWork { worker: worker.clone() }).await.unwrap());
     assert_eq!(env.renew(&worker, &[held]).await.0, [held], "what it holds it may finish");
     assert!(is_accepted(&env.finish(&worker, success(held, 1.0)).await));
     assert_eq!(env.worker("gpu", 2).await, worker, "the same instance keeps its id");
@@ -317,13 +318,13 @@ async fn failures_wait_and_then_end_the_trial(env: &Env) {
         assert!(is_accepted(&verdict));
         if attempt < 3 {
             assert!(env.lease(&worker, &format!("early{attempt}"), 1).await.is_empty(), "backoff");
-            assert!(!env.store.read(&HasWork { worker: worker.clone() }).await.unwrap());
+            assert!(!env.store.read(HasWork { worker: worker.clone() }).await.unwrap());
             env.advance(60_000);
         }
     }
     let failed = env.sweep(&row.id).await;
     assert_eq!((failed.state.as_str(), failed.failed), ("ended", 1));
-    let details = env.store.read(&GetSweep { sweep: row.id.clone() }).await.unwrap();
+    let details = env.store.read(GetSweep { sweep: row.id.clone() }).await.unwrap();
     assert_eq!(details.failures[0].class, "cuda_oom");
     assert_eq!(details.failures[0].trials, 1);
     assert_eq!(details.failures[0].example.as_deref(), Some("cuda_oom happened"));
@@ -353,7 +354,7 @@ async fn interruptions_are_not_failures(env: &Env) {
         let end = NewEnd { token, points: Vec::new(), checkpoint: None, prefix: None, outcome };
         assert!(is_accepted(&env.finish(&worker, end).await));
     }
-    let rows = env.store.read(&trials("s", 0, vec![], 10)).await.unwrap();
+    let rows = env.store.read(trials("s", 0, vec![], 10)).await.unwrap();
     assert_eq!((rows[0].state.as_str(), rows[0].class.as_deref()), ("failed", Some("bad_node")));
     let message = rows[0].message.clone().unwrap();
     assert!(message.contains("50 attempts") && message.contains("SIGTERM"), "{message}");
@@ -473,7 +474,7 @@ async fn cancel_takes_leases_away(env: &Env) {
     let cancelled = env.store.write(Cancel { sweep: row.id.clone() }).await.unwrap();
     assert_eq!(cancelled.state, "cancelled");
     assert_eq!((cancelled.succeeded, cancelled.cancelled, cancelled.queued), (1, 3, 0));
-    let rows = env.store.read(&trials("s", 0, vec!["cancelled"], 9)).await.unwrap();
+    let rows = env.store.read(trials("s", 0, vec!["cancelled"], 9)).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.ended).collect::<Vec<_>>(), [Some(START + 7); 3]);
     assert_eq!(env.store.write(Cancel { sweep: row.id.clone() }).await.unwrap(), cancelled);
     assert_eq!(env.renew(&worker, &[got[1]]).await.1, ["cancelled"]);
@@ -537,7 +538,7 @@ async fn results_are_paged_by_configuration(env: &Env) {
     }
     env.finish(&worker, failure(got[5], FailureClass::Diverged)).await;
     let page = |after, limit| Results { sweep: "s".to_owned(), after, limit };
-    let first = env.store.read(&page(0, 2)).await.unwrap();
+    let first = env.store.read(page(0, 2)).await.unwrap();
     let numbers: Vec<_> = first.configurations.iter().map(|row| row.number).collect();
     assert_eq!(numbers, [1, 2]);
     let scores = |row: &OutcomesRow| {
@@ -552,7 +553,7 @@ async fn results_are_paged_by_configuration(env: &Env) {
     };
     let found: Vec<_> = first.outcomes.iter().map(scores).collect();
     assert_eq!(found, [(1, 2, 2, vec![0.0, 1.0]), (2, 2, 2, vec![2.0, 3.0])]);
-    let second = env.store.read(&page(2, 2)).await.unwrap();
+    let second = env.store.read(page(2, 2)).await.unwrap();
     assert_eq!(second.configurations.len(), 1);
     let last = &second.outcomes[0];
     assert_eq!((last.config, last.trials, last.succeeded, last.failed, last.diverged), (3, 2, 1, 1, 1));
@@ -560,7 +561,7 @@ async fn results_are_paged_by_configuration(env: &Env) {
         serde_json::from_str::<serde_json::Value>(last.metrics_json.as_ref().unwrap()).unwrap()["val/top1"],
         4.0
     );
-    assert!(env.store.read(&page(3, 2)).await.unwrap().configurations.is_empty());
+    assert!(env.store.read(page(3, 2)).await.unwrap().configurations.is_empty());
 }
 
 fn trials(sweep: &str, after: i64, states: Vec<&'static str>, limit: u32) -> Trials {
@@ -571,12 +572,12 @@ async fn trials_are_paged_by_id(env: &Env) {
     env.submit(sweep("s", 3, 2)).await;
     let worker = env.worker("gpu", 1).await;
     let running = env.lease_one(&worker, "r").await;
-    let first = env.store.read(&trials("s", 0, vec![], 4)).await.unwrap();
+    let first = env.store.read(trials("s", 0, vec![], 4)).await.unwrap();
     assert_eq!(first.len(), 4);
     let seeds: Vec<_> = first.iter().map(|row| (row.settings_json.as_str(), row.seed)).collect();
     assert_eq!(seeds, [("{\"lr\":0}", 0), ("{\"lr\":0}", 1), ("{\"lr\":1}", 0), ("{\"lr\":1}", 1)]);
-    assert_eq!(env.store.read(&trials("s", first[3].id, vec![], 4)).await.unwrap().len(), 2);
-    let only = env.store.read(&trials("s", 0, vec!["running", "failed"], 4)).await.unwrap();
+    assert_eq!(env.store.read(trials("s", first[3].id, vec![], 4)).await.unwrap().len(), 2);
+    let only = env.store.read(trials("s", 0, vec!["running", "failed"], 4)).await.unwrap();
     assert_eq!(only.iter().map(|row| row.id).collect::<Vec<_>>(), [running.trial.0]);
 }
 
@@ -590,9 +591,9 @@ async fn sweeps_are_found_by_what_people_type(env: &Env) {
     assert_eq!(env.sweep(&first.id).await.id, first.id);
     assert_eq!(env.sweep(&first.id[..7]).await.id, first.id);
     let missing = coordinator::store::reads::FindSweep { sweep: "nothing".to_owned() };
-    assert!(matches!(env.store.read(&missing).await, Err(Error::NoSweep(name)) if name == "nothing"));
+    assert!(matches!(env.store.read(missing).await, Err(Error::NoSweep(name)) if name == "nothing"));
     assert_eq!(first.id.len(), 8);
-    let listed = env.store.read(&ListSweeps { limit: 1 }).await.unwrap();
+    let listed = env.store.read(ListSweeps { limit: 1 }).await.unwrap();
     assert_eq!(listed.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), [newer.id]);
 }
 
@@ -602,12 +603,12 @@ async fn unserved_trials_say_what_is_missing(env: &Env) {
     mixed.configurations[1].need.method = "gated".to_owned();
     mixed.configurations[2].need.splits.insert("val200".to_owned());
     env.submit(mixed).await;
-    let get = GetSweep { sweep: "s".to_owned() };
-    let unserved = env.store.read(&get).await.unwrap().unserved;
+    let get = || GetSweep { sweep: "s".to_owned() };
+    let unserved = env.store.read(get()).await.unwrap().unserved;
     assert_eq!(unserved.iter().map(|row| row.trials).sum::<i64>(), 3);
     assert!(unserved.iter().all(|row| row.reasons.is_empty()), "no live worker at all");
     env.worker("gpu-03", 1).await;
-    let unserved = env.store.read(&get).await.unwrap().unserved;
+    let unserved = env.store.read(get()).await.unwrap().unserved;
     let reasons: Vec<_> = unserved.iter().map(|row| (row.trials, row.reasons[0].as_str())).collect();
     let expected = [(2, "gpu-03 lacks method gated"), (1, "gpu-03 lacks split val200 of task t")];
     assert!(expected.iter().all(|row| reasons.contains(row)) && reasons.len() == 2, "{reasons:?}");
@@ -617,14 +618,14 @@ async fn workers_are_listed(env: &Env) {
     env.submit(sweep("s", 2, 1)).await;
     let worker = env.worker("gpu", 2).await;
     env.lease(&worker, "r", 2).await;
-    let list = env.store.read(&ListWorkers).await.unwrap();
+    let list = env.store.read(ListWorkers).await.unwrap();
     assert_eq!((list[0].0.id.as_str(), list[0].0.state.as_str(), list[0].1), (worker.0.as_str(), "live", 2));
     env.advance(TTL + GRACE + 1);
     env.reap().await;
-    let list = env.store.read(&ListWorkers).await.unwrap();
+    let list = env.store.read(ListWorkers).await.unwrap();
     assert_eq!((list[0].0.state.as_str(), list[0].1), ("lost", 0));
     env.renew(&worker, &[]).await;
-    assert_eq!(env.store.read(&ListWorkers).await.unwrap()[0].0.state, "live", "heard of again");
+    assert_eq!(env.store.read(ListWorkers).await.unwrap()[0].0.state, "live", "heard of again");
 
     env.advance(1);
     let (other, newer) = (env.worker("other", 1).await, env.worker("newer", 1).await);
@@ -632,7 +633,7 @@ async fn workers_are_listed(env: &Env) {
     env.renew(&worker, &[]).await;
     env.reap().await;
     let ids = async || -> Vec<String> {
-        let list = env.store.read(&ListWorkers).await.unwrap();
+        let list = env.store.read(ListWorkers).await.unwrap();
         list.into_iter().map(|(row, _)| row.id).collect()
     };
     let listed = ids().await;
@@ -681,18 +682,6 @@ async fn large_sweeps_are_queued_in_batches(env: &Env) {
     assert_eq!(env.lease(&worker, "r", 3).await.len(), 3);
     let cancelled = env.store.write(Cancel { sweep: row.id.clone() }).await.unwrap();
     assert_eq!(cancelled.cancelled, 10_000);
-}
-
-async fn execute(url: &str, sql: &'static str) {
-    use sqlx::Connection;
-    if let Some(path) = url.strip_prefix("sqlite:") {
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).create_if_missing(true);
-        let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
-    } else {
-        let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
-        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
-    }
 }
 
 async fn a_newer_schema_is_refused(env: &Env) {
@@ -780,7 +769,7 @@ async fn work(store: Store, worker: WorkerId) -> Vec<Token> {
         };
         let tokens: Vec<_> = store.write(lease).await.unwrap().assignments.iter().map(token).collect();
         if tokens.is_empty() {
-            let sweeps = store.read(&ListSweeps { limit: 10 }).await.unwrap();
+            let sweeps = store.read(ListSweeps { limit: 10 }).await.unwrap();
             assert!(sweeps.iter().all(|row| row.max_running.is_none_or(|limit| row.running <= limit)));
             if sweeps.iter().all(|row| row.queued == 0) {
                 break;

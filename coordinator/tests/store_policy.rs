@@ -100,16 +100,16 @@ async fn a_failed_trial_is_left_to_others(env: &Env) {
     env.finish(&a, failure(alone, FailureClass::HostOom)).await;
     let b = env.worker("b", 1).await;
     env.advance(60_000);
-    assert!(!env.store.read(&HasWork { worker: a.clone() }).await.unwrap());
+    assert!(!env.store.read(HasWork { worker: a.clone() }).await.unwrap());
     assert!(env.lease(&a, "r3", 1).await.is_empty(), "it failed here, and there is another worker");
-    assert!(env.store.read(&HasWork { worker: b.clone() }).await.unwrap());
+    assert!(env.store.read(HasWork { worker: b.clone() }).await.unwrap());
     env.advance(60_000);
     assert_eq!(env.lease(&a, "r4", 1).await.len(), 1, "but nobody took it");
 }
 
 /// The worker's row as `sweep workers` shows it.
 async fn listed(env: &Env, worker: &WorkerId) -> WorkerRow {
-    let list = env.store.read(&ListWorkers).await.unwrap();
+    let list = env.store.read(ListWorkers).await.unwrap();
     list.into_iter().map(|(row, _)| row).find(|row| row.id == worker.0).unwrap()
 }
 
@@ -138,7 +138,7 @@ async fn a_worker_whose_failures_succeed_elsewhere_is_quarantined(env: &Env) {
     let reason = listed(env, &sick).await.quarantined.unwrap();
     assert!(reason.contains("failed here and succeeded elsewhere"), "{reason}");
     assert!(listed(env, &sound).await.quarantined.is_none());
-    assert!(!env.store.read(&HasWork { worker: sick.clone() }).await.unwrap());
+    assert!(!env.store.read(HasWork { worker: sick.clone() }).await.unwrap());
 
     let again = Register {
         instance: "started again".to_owned(),
@@ -261,7 +261,7 @@ async fn labels_and_memory_are_asked_for(env: &Env) {
 }
 
 async fn explain(env: &Env, trial: i64) -> Explanation {
-    env.store.read(&Explain { trial: TrialId(trial) }).await.unwrap()
+    env.store.read(Explain { trial: TrialId(trial) }).await.unwrap()
 }
 
 /// Whether a sentence is among them.
@@ -280,7 +280,7 @@ async fn a_waiting_trial_is_explained(env: &Env) {
             states: Vec::new(),
             limit: 9,
         };
-        env.store.read(&trials).await.unwrap().into_iter().map(|row| row.id).collect::<Vec<_>>()
+        env.store.read(trials).await.unwrap().into_iter().map(|row| row.id).collect::<Vec<_>>()
     };
     let ids = trials().await;
     says(&explain(env, ids[0]).await.reasons, "there is no live worker");
@@ -314,5 +314,5 @@ async fn a_waiting_trial_is_explained(env: &Env) {
     let token = env.lease_one(&other, "r2").await;
     env.finish(&other, success(token, 1.0)).await;
     assert_eq!(explain(env, token.trial.0).await.reasons, ["it is succeeded"]);
-    assert!(matches!(env.store.read(&Explain { trial: TrialId(999_999) }).await, Err(Error::NoTrial(_))));
+    assert!(matches!(env.store.read(Explain { trial: TrialId(999_999) }).await, Err(Error::NoTrial(_))));
 }

@@ -2,6 +2,7 @@
 //! trial goes from submit to a durable result; what is measured is what workers wait for and what the coordinator costs.
 
 mod child;
+mod history;
 mod report;
 mod workers;
 
@@ -22,6 +23,8 @@ use workers::{Load, Tally};
 
 /// Replies are read whole: a page of trials is at most this long.
 const MAX_REPLY: usize = 64 << 20;
+/// Trials of a sweep that has ended before.
+const HISTORY_SWEEP: u32 = 100_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
@@ -31,13 +34,19 @@ pub(crate) struct Bench {
     /// Trials of the sweep that is submitted
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     trials: u32,
+    /// Of these, how many are run before the measurement ends; the rest stays queued [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    run: Option<u32>,
+    /// Trials that have ended before
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=10_000_000))]
+    history: u32,
     /// Workers
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     workers: u32,
     /// Slots of each worker: it leases as many trials at once, and ends them in one call
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_024))]
     slots: u32,
-    /// How long each trial runs; 0ms: it is empty
+    /// How long each trial runs; 0ms: it is empty. Workers begin one by one within this time, as they do in life
     #[arg(long, default_value = "0ms", value_parser = crate::cli::any_duration, value_name = "TIME")]
     trial_time: Duration,
     /// Metrics that each running trial reports a second
@@ -59,6 +68,16 @@ pub(crate) async fn run(arguments: Bench) -> anyhow::Result<()> {
     let own: PathBuf = folder.path().join("bench.db");
     let database = arguments.database_url.clone().unwrap_or_else(|| format!("sqlite:{}", own.display()));
     let mut coordinator = Child::start(&database, arguments.lease_ttl, folder.path()).await?;
+    if arguments.history > 0 {
+        let mut sweeps = SweepsClient::new(coordinator.channel().await?);
+        let mut ended = Vec::new();
+        for first in (0..arguments.history).step_by(HISTORY_SWEEP as usize) {
+            ended.push(submit(&mut sweeps, (arguments.history - first).clamp(2, HISTORY_SWEEP)).await?);
+        }
+        coordinator.stop().await?;
+        history::end_all(&database, &ended).await?;
+        coordinator = Child::start(&database, arguments.lease_ttl, folder.path()).await?;
+    }
     let channel = coordinator.channel().await?;
     let mut sweeps = SweepsClient::new(channel).max_decoding_message_size(MAX_REPLY);
 
@@ -67,13 +86,14 @@ pub(crate) async fn run(arguments: Bench) -> anyhow::Result<()> {
     let submit = submitting.elapsed();
     let after_submit = coordinator.usage()?;
 
+    let to_run = arguments.run.unwrap_or(arguments.trials).min(arguments.trials);
     let load = Load {
         address: coordinator.address.clone(),
         slots: arguments.slots,
         trial_time: arguments.trial_time,
         metric_rate: arguments.metric_rate,
         ttl: arguments.lease_ttl,
-        trials: u64::from(arguments.trials),
+        trials: u64::from(to_run),
     };
     let tally = Arc::new(Tally::default());
     let running = Instant::now();
@@ -93,16 +113,19 @@ pub(crate) async fn run(arguments: Bench) -> anyhow::Result<()> {
     let reads = read_all(&mut SweepsClient::new(coordinator.channel().await?), &sweep).await?;
     let commits = coordinator.stop().await?;
     let ended = tally.ended();
-    let whole = ended == u64::from(arguments.trials) && reads.succeeded == u64::from(arguments.trials);
-    ensure!(whole, "{ended} of {} trials ended, {} have a result", arguments.trials, reads.succeeded);
+    let whole = ended >= u64::from(to_run) && reads.succeeded == ended;
+    ensure!(whole, "{ended} of {to_run} trials ended, {} have a result", reads.succeeded);
     let report = Report {
         database: if database.starts_with("sqlite:") { "sqlite" } else { "postgres" },
         trials: arguments.trials,
+        run: ended,
+        history: arguments.history,
+        trial_time_ms: arguments.trial_time.as_millis() as u64,
         workers: arguments.workers,
         slots: arguments.slots,
         submit_s: submit.as_secs_f64(),
         run_s: run.as_secs_f64(),
-        trials_per_s: f64::from(arguments.trials) / (submit + run).as_secs_f64(),
+        trials_per_s: ended as f64 / (submit + run).as_secs_f64(),
         lease: Latency::of(tally.leases()),
         finish: Latency::of(tally.finishes()),
         renew: Latency::of(tally.renewals()),

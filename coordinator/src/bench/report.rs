@@ -30,8 +30,13 @@ impl Latency {
 pub(super) struct Report {
     pub(super) database: &'static str,
     pub(super) trials: u32,
+    /// Of these, ended in the measurement.
+    pub(super) run: u64,
+    /// Ended before.
+    pub(super) history: u32,
     pub(super) workers: u32,
     pub(super) slots: u32,
+    pub(super) trial_time_ms: u64,
     pub(super) submit_s: f64,
     pub(super) run_s: f64,
     pub(super) trials_per_s: f64,
@@ -67,8 +72,14 @@ impl Report {
             (
                 "load",
                 format!(
-                    "{} trials, {} workers × {} slots, {}",
-                    self.trials, self.workers, self.slots, self.database
+                    "{} of {} trials beside {} ended ones, {} workers × {} slots, {} ms a trial, {}",
+                    self.run,
+                    self.trials,
+                    self.history,
+                    self.workers,
+                    self.slots,
+                    self.trial_time_ms,
+                    self.database
                 ),
             ),
             ("submit to last result", format!("{:.0} trials/s", self.trials_per_s)),

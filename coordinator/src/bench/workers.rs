@@ -120,6 +120,7 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self) -> anyhow::Result<()> {
+        tokio::time::sleep(self.load.trial_time.mul_f64(rand::random())).await;
         let mut is_first = true;
         while self.tally.ended() < self.load.trials {
             let tokens = self.lease().await?;

@@ -53,7 +53,7 @@ impl Gate {
             return Ok(answer);
         }
         let at = Instant::now();
-        let answer = store.read(&AnyQueued).await?;
+        let answer = store.read(AnyQueued).await?;
         *last = Some((at, answer));
         Ok(answer)
     }

@@ -32,7 +32,7 @@ impl Sweeps for Service {
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitResponse>, Status> {
         let file = decode::file(request.into_inner())?;
-        let known = self.store.read(&FindKey { key: file.key() }).await?;
+        let known = self.store.read(FindKey { key: file.key() }).await?;
         let (row, created, warnings) = match known {
             Some(row) => (row, false, Vec::new()),
             None => self.submit_new(file).await?,
@@ -49,13 +49,13 @@ impl Sweeps for Service {
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let sweep = decode::name("sweep", request.into_inner().sweep)?;
-        let details = self.store.read(&GetSweep { sweep }).await?;
+        let details = self.store.read(GetSweep { sweep }).await?;
         Ok(Response::new(encode::details(details)?))
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
         let limit = decode::limit(request.into_inner().limit, 100, 1_000)?;
-        let rows = self.store.read(&ListSweeps { limit }).await?;
+        let rows = self.store.read(ListSweeps { limit }).await?;
         let sweeps = rows.into_iter().map(encode::sweep).collect::<Result<_, _>>()?;
         Ok(Response::new(v1::ListResponse { sweeps }))
     }
@@ -65,7 +65,7 @@ impl Sweeps for Service {
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         let sweep = decode::name("sweep", request.sweep)?;
-        let row = self.store.read(&FindSweep { sweep }).await?;
+        let row = self.store.read(FindSweep { sweep }).await?;
         let after = i64::try_from(request.after_seq).unwrap_or(i64::MAX);
         if after > row.last_seq {
             return Err(Error::NoEvent { id: row.id, events: row.last_seq }.into());
@@ -97,7 +97,7 @@ impl Sweeps for Service {
         let trials = Trials { sweep, after: request.after, states, limit };
         // Only states that no trial is ever in were asked for.
         let none = !wanted.is_empty() && trials.states.is_empty();
-        let rows = if none { Vec::new() } else { self.store.read(&trials).await? };
+        let rows = if none { Vec::new() } else { self.store.read(trials).await? };
         let trials = rows.into_iter().map(encode::trial).collect::<Result<_, _>>()?;
         let (trials, is_last) = page(trials, limit);
         let next_after = trials.last().map_or(0, |trial| if is_last { 0 } else { trial.id });
@@ -109,7 +109,7 @@ impl Sweeps for Service {
         request: Request<v1::GetTrialRequest>,
     ) -> Result<Response<v1::GetTrialResponse>, Status> {
         let trial = TrialId(request.into_inner().trial_id);
-        let details = self.store.read(&GetTrial { trial }).await?;
+        let details = self.store.read(GetTrial { trial }).await?;
         Ok(Response::new(encode::trial_details(details)?))
     }
 
@@ -118,7 +118,7 @@ impl Sweeps for Service {
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         let trial = TrialId(request.into_inner().trial_id);
-        let explanation = self.store.read(&Explain { trial }).await?;
+        let explanation = self.store.read(Explain { trial }).await?;
         Ok(Response::new(encode::explanation(explanation)))
     }
 
@@ -129,7 +129,7 @@ impl Sweeps for Service {
         let request = request.into_inner();
         let limit = decode::limit(request.limit, 10_000, 100_000)?;
         let sweep = decode::name("sweep", request.sweep)?;
-        let found = self.store.read(&Results { sweep, after: request.after, limit }).await?;
+        let found = self.store.read(Results { sweep, after: request.after, limit }).await?;
         let row = &found.sweep;
         let mut response = v1::ResultsResponse {
             objective: Some(encode::objective(row.objective()?)),
@@ -191,7 +191,7 @@ impl Sweeps for Service {
         &self,
         _request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        let rows = self.store.read(&ListWorkers).await?;
+        let rows = self.store.read(ListWorkers).await?;
         let workers = rows.into_iter().map(encode::worker).collect::<Result<_, _>>()?;
         Ok(Response::new(v1::ListWorkersResponse { workers }))
     }
@@ -204,7 +204,7 @@ impl Sweeps for Service {
         let released = self.store.write(Release { worker }).await?;
         let ids: Vec<_> = released.into_iter().map(|row| row.id).collect();
         tracing::info!(workers = ids.join(" "), "workers released");
-        let rows = self.store.read(&ListWorkers).await?;
+        let rows = self.store.read(ListWorkers).await?;
         let rows = rows.into_iter().filter(|(row, _)| ids.contains(&row.id));
         let workers = rows.map(encode::worker).collect::<Result<_, _>>()?;
         Ok(Response::new(v1::ReleaseWorkerResponse { workers }))
@@ -216,7 +216,7 @@ impl Service {
     async fn submit_new(&self, file: File) -> Result<(SweepRow, bool, Vec<String>), Status> {
         let stops = |_| Status::unavailable("the coordinator stops");
         let turn = Arc::clone(&self.expansions).acquire_owned().await.map_err(stops)?;
-        let offers = self.store.read(&LiveOffers).await?;
+        let offers = self.store.read(LiveOffers).await?;
         let expand = move || (sweep_file::expand(file, &offers), turn);
         // The turn goes along: the thread goes on when the caller has gone away.
         let expanded = tokio::task::spawn_blocking(expand).await;
@@ -236,7 +236,7 @@ impl Service {
         let mut changes = self.store.changes();
         loop {
             changes.mark_unchanged();
-            let rows = self.store.read(&Events { sweep, after, limit: WATCH_BATCH }).await?;
+            let rows = self.store.read(Events { sweep, after, limit: WATCH_BATCH }).await?;
             let is_full = rows.len() == WATCH_BATCH as usize;
             // What had ended may have been queued again.
             let is_end = |row: &EventRow| row.kind == "ended" || (row.kind == "cancelled" && row.trial == 0);

@@ -126,7 +126,7 @@ impl Service {
                     () = tokio::time::sleep(POLL) => {}
                 }
                 let is_open = self.gate.is_open(&self.store, Instant::now()).await?;
-                if is_open && self.store.read(&HasWork { worker: lease.worker.clone() }).await? {
+                if is_open && self.store.read(HasWork { worker: lease.worker.clone() }).await? {
                     break;
                 }
             }

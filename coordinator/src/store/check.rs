@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
+use rusqlite::OpenFlags;
+use sqlx::{Connection, PgConnection};
 
 use super::error::{Error, OpenError};
 use super::rows::KeyRow;
+use super::sqlite;
 use super::tx::{Sql, Tx, args};
 
 /// Something that must never be.
@@ -214,33 +215,33 @@ const INVARIANTS: &[(&str, Sql)] = &[
 /// # Errors
 /// When it is away, or not a coordinator's.
 pub async fn check(url: &str) -> Result<Vec<Violation>, CheckError> {
-    let connecting = |error| CheckError::Open(OpenError::Connect(error));
     if let Some(path) = url.strip_prefix("sqlite:") {
         let path = Path::new(path.trim_start_matches("//"));
         if !path.is_file() {
             return Err(CheckError::Open(OpenError::Missing(path.to_owned())));
         }
-        let options = SqliteConnectOptions::new().filename(path).read_only(true);
-        let mut connection = SqliteConnection::connect_with(&options).await.map_err(connecting)?;
-        ask(&mut connection, "BEGIN").await
+        let connection = sqlite::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        let mut connection =
+            connection.map_err(|error| CheckError::Open(OpenError::Connect(error.into())))?;
+        ask(&mut connection).await
     } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        let mut connection = PgConnection::connect(url).await.map_err(connecting)?;
-        ask(&mut connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
+        let connection = PgConnection::connect(url).await;
+        let mut connection =
+            connection.map_err(|error| CheckError::Open(OpenError::Connect(error.into())))?;
+        ask(&mut connection).await
     } else {
         Err(CheckError::Open(OpenError::Url("is neither of SQLite nor of Postgres".to_owned())))
     }
 }
 
-async fn ask<C>(connection: &mut C, begin: &'static str) -> Result<Vec<Violation>, CheckError>
-where
-    C: Connection + Tx,
-    for<'c> &'c mut C: Executor<'c>,
-{
-    let reading = |error: sqlx::Error| CheckError::Read(error.into());
-    Executor::execute(&mut *connection, begin).await.map_err(reading)?;
+const BEGIN: Sql = Sql { sqlite: "BEGIN", postgres: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" };
+
+async fn ask<T: Tx>(tx: &mut T) -> Result<Vec<Violation>, CheckError> {
+    let reading = |failure| CheckError::Read(Error::from(failure));
+    tx.execute(BEGIN, args![]).await.map_err(reading)?;
     let mut violations = Vec::new();
     for (invariant, sql) in INVARIANTS {
-        let row: Option<KeyRow> = connection.fetch_one(*sql, args![]).await.map_err(reading)?;
+        let row: Option<KeyRow> = tx.fetch_one(*sql, args![]).await.map_err(reading)?;
         let count = row.map_or(0, |row| row.key);
         if count > 0 {
             violations.push(Violation { invariant, count });

@@ -39,48 +39,74 @@ pub enum Error {
     #[error("table {table}, row {row}: unexpected {what}")]
     Corrupt { table: &'static str, row: String, what: String },
     #[error("the database did not answer")]
-    Database(#[source] Arc<sqlx::Error>),
+    Database(#[source] Arc<Failure>),
     /// The same again would fail again.
     #[error("the database refused what was asked of it: a defect of the coordinator, whose log says more")]
-    Refused(#[source] Arc<sqlx::Error>),
+    Refused(#[source] Arc<Failure>),
     #[error("the coordinator is shutting down")]
     Closed,
 }
 
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        if is_permanent(&error) { Self::Refused(Arc::new(error)) } else { Self::Database(Arc::new(error)) }
+/// What a database, or the way to it, answered instead.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Postgres(#[from] sqlx::Error),
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let is_permanent = match &failure {
+            Failure::Sqlite(error) => is_permanent_in_sqlite(error),
+            Failure::Postgres(error) => is_permanent_in_postgres(error),
+        };
+        let failure = Arc::new(failure);
+        if is_permanent { Self::Refused(failure) } else { Self::Database(failure) }
     }
 }
 
-/// Whether a database answered, and said no for good.
-fn is_permanent(error: &sqlx::Error) -> bool {
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+/// Whether the database said no for good: to a wrong statement, too big a value, a constraint, a wrong type, a parameter
+/// out of range. What it cannot do now (the disk is full, a file cannot be read) may go well later.
+fn is_permanent_in_sqlite(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode as C;
+    match error.sqlite_error() {
+        Some(error) => matches!(
+            error.code,
+            C::Unknown | C::TooBig | C::ConstraintViolation | C::TypeMismatch | C::ParameterOutOfRange
+        ),
+        // What the library itself could not make of an answer.
+        None => true,
+    }
+}
+
+fn is_permanent_in_postgres(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::Decode(_)
         | sqlx::Error::Encode(_) => true,
-        sqlx::Error::Database(error) => {
-            let code = error.code().unwrap_or_default();
-            if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
-                is_permanent_in_sqlite(&code)
-            } else {
-                is_permanent_in_postgres(&code)
-            }
-        }
+        sqlx::Error::Database(error) => is_permanent_state(&error.code().unwrap_or_default()),
         _ => false,
     }
 }
 
 /// SQLSTATE: class 22 is data, 23 constraints, 42 statements.
-fn is_permanent_in_postgres(code: &str) -> bool {
+fn is_permanent_state(code: &str) -> bool {
     ["22", "23", "42"].iter().any(|class| code.starts_with(class))
-}
-
-/// The low byte of a result code: 1 is a wrong statement, 18 too big a value, 19 a constraint, 20 a wrong type, 25 a
-/// parameter out of range.
-fn is_permanent_in_sqlite(code: &str) -> bool {
-    code.parse().is_ok_and(|code: i32| matches!(code & 0xff, 1 | 18 | 19 | 20 | 25))
 }
 
 /// Why a database could not be opened.
@@ -106,13 +132,13 @@ pub enum OpenError {
     #[error("the database was not made by promptsweep (it holds {0}); give an empty one")]
     Foreign(String),
     #[error("the database cannot be opened")]
-    Connect(#[source] sqlx::Error),
+    Connect(#[source] Failure),
     #[error("no database answers at {host}:{port}; start it, or give another --database-url")]
     Away {
         host: String,
         port: u16,
         #[source]
-        source: sqlx::Error,
+        source: Failure,
     },
     #[error("there is no database {}; give the --database-url of one", .0.display())]
     Missing(PathBuf),
@@ -120,7 +146,7 @@ pub enum OpenError {
     Migrate {
         version: i64,
         #[source]
-        source: sqlx::Error,
+        source: Failure,
     },
 }
 
@@ -130,19 +156,21 @@ mod tests {
 
     #[test]
     fn what_is_permanent() {
-        for code in ["19", "2067", "787", "1"] {
-            assert!(is_permanent_in_sqlite(code), "{code}");
+        let sqlite = |code| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+        for code in [19, 2067, 787, 1] {
+            assert!(is_permanent_in_sqlite(&sqlite(code)), "{code}");
         }
-        for code in ["5", "261", "10", "13", "", "x"] {
-            assert!(!is_permanent_in_sqlite(code), "{code}");
+        for code in [5, 261, 10, 13] {
+            assert!(!is_permanent_in_sqlite(&sqlite(code)), "{code}");
         }
         for code in ["23505", "22003", "42P01"] {
-            assert!(is_permanent_in_postgres(code), "{code}");
+            assert!(is_permanent_state(code), "{code}");
         }
         for code in ["40001", "57014", "08006", "53300", ""] {
-            assert!(!is_permanent_in_postgres(code), "{code}");
+            assert!(!is_permanent_state(code), "{code}");
         }
         assert!(matches!(Error::from(sqlx::Error::PoolTimedOut), Error::Database(_)));
         assert!(matches!(Error::from(sqlx::Error::ColumnNotFound("x".to_owned())), Error::Refused(_)));
+        assert!(matches!(Error::from(rusqlite::Error::InvalidColumnName("x".to_owned())), Error::Refused(_)));
     }
 }

@@ -1,13 +1,13 @@
 //! Why a trial waits: everything that keeps it from being leased, as sentences.
 
 use super::error::Error;
-use super::ops::avoiding;
+use super::ops::PATIENCE;
 use super::rows::{SweepRow, SweepState, TrialRow, WorkerRow, to_u32};
 use super::sql::prefixes::HELD;
-use super::sql::{sweeps, trials, workers};
+use super::sql::{needs, sweeps, trials, workers};
 use super::{Op, Tx};
 use crate::offer::Need;
-use crate::trial::{Millis, TrialId, WorkerId};
+use crate::trial::{Millis, TrialId};
 
 /// Says why a trial is not running.
 #[derive(Debug)]
@@ -39,15 +39,15 @@ impl Op for Explain {
         }
         let mut reasons = of_sweep(&sweep)?;
         reasons.extend(of_backoff(&row, now));
-        let needs = trials::needs(tx).await?;
-        let need = needs.iter().find(|need| need.id == row.need).ok_or_else(missing)?.need()?;
+        let needs = needs::all(tx).await?;
+        let need = needs.iter().find(|(id, _)| *id == row.need).map(|(_, need)| need).ok_or_else(missing)?;
         let rows: Vec<WorkerRow> = workers::list(tx, now).await?;
         let leases = workers::leases(tx).await?;
         let listed: Vec<&WorkerRow> = rows.iter().filter(|row| row.state != "lost").collect();
         let mut verdicts = Vec::with_capacity(listed.len());
         for worker in &listed {
             let held = leases.iter().find(|row| row.worker == worker.id).map_or(0, |row| row.count);
-            let reasons = of_worker(worker, held, &row, &need, listed.len() > 1, now)?;
+            let reasons = of_worker(worker, held, &row, need, listed.len() > 1, now)?;
             verdicts.push((worker.name.clone(), reasons));
         }
         if verdicts.is_empty() {
@@ -125,9 +125,7 @@ fn of_worker(
     if held >= worker.slots {
         reasons.push(format!("has no free slot ({held} of {} taken)", worker.slots));
     }
-    let id = WorkerId(worker.id.clone());
-    let patience = avoiding(&id).patience;
-    let left_until = trial.not_before.unwrap_or_default() + patience;
+    let left_until = trial.not_before.unwrap_or_default() + PATIENCE;
     if has_others && trial.failed_on.as_ref() == Some(&worker.id) && left_until > now {
         let rest = seconds(left_until - now);
         reasons.push(format!("leaves it to others for {rest} s, for it failed here"));

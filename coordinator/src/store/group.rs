@@ -1,6 +1,9 @@
-//! Group commit: operations that wait at the same time share one transaction, each in a savepoint of its own, and are
-//! answered after its commit. A commit waits for the disk; this way one wait does for all of them.
+//! Group commit: operations that wait at the same time share one transaction and are answered after its commit. A commit
+//! waits for the disk; this way one wait does for all of them. Calls of one operation that can be done in one are, in a
+//! savepoint of their own: its statements, too, do for all of them.
 
+use std::any::Any;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -9,12 +12,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::Op;
-use super::error::Error;
+use super::error::{Error, Failure};
 use super::tx::{Sql, Tx, args};
 use crate::trial::Millis;
 
 /// Operations committed together at most.
-const GROUP: usize = 64;
+const GROUP: usize = 256;
 /// Operations that may wait for the writer before callers have to.
 const WAITING: usize = 1024;
 
@@ -22,67 +25,103 @@ const SAVE: Sql = Sql::both("SAVEPOINT op");
 const KEEP: Sql = Sql::both("RELEASE SAVEPOINT op");
 const UNDO: Sql = Sql::both("ROLLBACK TO SAVEPOINT op");
 
-/// An operation whose type the writer does not know.
-pub(super) trait Job<C>: Send {
+/// Work whose type the writer does not know.
+pub(super) trait Job<C>: Send + Any {
     fn run<'a>(
         self: Box<Self>,
         connection: &'a mut C,
         now: Millis,
-    ) -> Pin<Box<dyn Future<Output = Done> + Send + 'a>>;
+    ) -> Pin<Box<dyn Future<Output = Done<C>> + Send + 'a>>;
 
     /// Answers without having run.
     fn refuse(self: Box<Self>, error: Error);
+
+    /// Takes in what can be done in one with this; gives back what cannot.
+    fn join(&mut self, other: Box<dyn Job<C>>) -> Result<(), Box<dyn Job<C>>> {
+        Err(other)
+    }
 
     fn is_stop(&self) -> bool {
         false
     }
 }
 
-/// A job that has run: whether to keep its writes, and the answer that is sent after the commit.
-pub(super) struct Done {
-    keep: bool,
-    answer: Answer,
+/// What became of a job.
+pub(super) enum Done<C> {
+    /// Its writes stay, and the answer is sent after the commit.
+    Kept(Answer),
+    Undone(Answer),
+    /// Its calls cannot be done in one: each is to be tried alone.
+    Apart(Vec<Box<dyn Job<C>>>),
 }
 
 type Answer = Box<dyn FnOnce(Option<Error>) + Send>;
 
-struct Queued<O: Op> {
-    op: Arc<O>,
-    reply: oneshot::Sender<Result<O::Output, Error>>,
-}
+type Reply<O> = oneshot::Sender<Result<<O as Op>::Output, Error>>;
 
-impl<C: Tx, O: Op> Job<C> for Queued<O> {
+/// Calls of one operation that are done in one.
+struct Calls<O: Op>(Vec<(Arc<O>, Reply<O>)>);
+
+impl<C: Tx + 'static, O: Op> Job<C> for Calls<O> {
     fn run<'a>(
         self: Box<Self>,
         connection: &'a mut C,
         now: Millis,
-    ) -> Pin<Box<dyn Future<Output = Done> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Done<C>> + Send + 'a>> {
         Box::pin(async move {
-            let Self { op, reply } = *self;
-            let output = op.run(connection, now).await;
-            Done {
-                keep: output.is_ok(),
-                // Nobody listens when the caller went away; the commit stands, and its repetition is harmless.
-                answer: Box::new(move |error| drop(reply.send(error.map_or(output, Err)))),
+            let calls: Vec<&O> = self.0.iter().map(|(op, _)| &**op).collect();
+            let outputs = O::run_all(&calls, connection, now).await;
+            match outputs {
+                Ok(outputs) => Done::Kept(self.answer(outputs)),
+                Err(error) if self.0.len() == 1 => Done::Undone(self.answer(vec![Err(error)])),
+                Err(error) => {
+                    tracing::debug!(%error, calls = self.0.len(), "calls done apart");
+                    Done::Apart(self.0.into_iter().map(|call| Box::new(Self(vec![call])) as _).collect())
+                }
             }
         })
     }
 
     fn refuse(self: Box<Self>, error: Error) {
-        drop(self.reply.send(Err(error)));
+        self.0.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
+    }
+
+    fn join(&mut self, other: Box<dyn Job<C>>) -> Result<(), Box<dyn Job<C>>> {
+        let joins = (&*other as &dyn Any).downcast_ref::<Self>().is_some_and(|other| {
+            let calls: Vec<&O> = self.0.iter().map(|(op, _)| &**op).collect();
+            other.0.iter().all(|(op, _)| op.joins(&calls))
+        });
+        if !joins {
+            return Err(other);
+        }
+        if let Ok(other) = (other as Box<dyn Any>).downcast::<Self>() {
+            self.0.extend(other.0);
+        }
+        Ok(())
+    }
+}
+
+impl<O: Op> Calls<O> {
+    fn answer(self: Box<Self>, outputs: Vec<Result<O::Output, Error>>) -> Answer {
+        Box::new(move |error| {
+            for ((_, reply), output) in self.0.into_iter().zip(outputs) {
+                // Nobody listens when the caller went away; the commit stands, and its repetition is harmless.
+                drop(reply.send(error.clone().map_or(output, Err)));
+            }
+        })
     }
 }
 
 /// The last job.
 struct Stop;
 
-impl<C: Tx> Job<C> for Stop {
+impl<C: Tx + 'static> Job<C> for Stop {
     fn run<'a>(
         self: Box<Self>,
         _connection: &'a mut C,
         _now: Millis,
-    ) -> Pin<Box<dyn Future<Output = Done> + Send + 'a>> {
-        Box::pin(async { Done { keep: true, answer: Box::new(|_| ()) } })
+    ) -> Pin<Box<dyn Future<Output = Done<C>> + Send + 'a>> {
+        Box::pin(async { Done::Kept(Box::new(|_| ())) })
     }
 
     fn refuse(self: Box<Self>, _error: Error) {}
@@ -97,7 +136,7 @@ pub(super) struct Queue<C> {
     jobs: mpsc::Receiver<Box<dyn Job<C>>>,
 }
 
-impl<C> Queue<C> {
+impl<C: 'static> Queue<C> {
     /// The operations that wait, and whether there will be more; `None` when nobody can send any.
     pub(super) async fn next(&mut self) -> Option<(Vec<Box<dyn Job<C>>>, bool)> {
         let mut group = Vec::with_capacity(GROUP);
@@ -131,19 +170,16 @@ impl<C> Clone for Writer<C> {
 }
 
 impl<C: Tx + 'static> Writer<C> {
-    /// `run` is the task: it takes groups from the queue until that ends.
-    pub(super) fn start<F>(run: impl FnOnce(Queue<C>) -> F) -> Self
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
+    /// `run` starts the task: it takes groups from the queue until that ends.
+    pub(super) fn start(run: impl FnOnce(Queue<C>) -> JoinHandle<()>) -> Self {
         let (jobs, queue) = mpsc::channel(WAITING);
-        let task = tokio::spawn(run(Queue { jobs: queue }));
+        let task = run(Queue { jobs: queue });
         Self { jobs, task: Arc::new(Mutex::new(Some(task))) }
     }
 
     pub(super) async fn write<O: Op>(&self, op: Arc<O>) -> Result<O::Output, Error> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Box::new(Queued { op, reply })).await.map_err(|_| Error::Closed)?;
+        self.jobs.send(Box::new(Calls(vec![(op, reply)]))).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
 
@@ -159,14 +195,15 @@ impl<C: Tx + 'static> Writer<C> {
 }
 
 /// Runs a group in the transaction that is open. An error means that it must not be committed.
-pub(super) async fn run<C: Tx>(
+pub(super) async fn run<C: Tx + 'static>(
     connection: &mut C,
     group: Vec<Box<dyn Job<C>>>,
     now: Millis,
 ) -> (Vec<Answer>, Result<(), Error>) {
-    let mut answers = Vec::with_capacity(group.len());
+    let mut answers = Vec::new();
     let mut outcome = Ok(());
-    for job in group {
+    let mut jobs = joined(group);
+    while let Some(job) = jobs.pop_front() {
         if let Err(error) = &outcome {
             job.refuse(Error::clone(error));
             continue;
@@ -178,13 +215,29 @@ pub(super) async fn run<C: Tx>(
             continue;
         }
         let done = job.run(connection, now).await;
-        answers.push(done.answer);
-        outcome = settle(connection, done.keep).await.map_err(Error::from);
+        outcome = settle(connection, matches!(done, Done::Kept(_))).await.map_err(Error::from);
+        match done {
+            Done::Kept(answer) | Done::Undone(answer) => answers.push(answer),
+            Done::Apart(calls) => calls.into_iter().rev().for_each(|call| jobs.push_front(call)),
+        }
     }
     (answers, outcome)
 }
 
-async fn settle<C: Tx>(connection: &mut C, keep: bool) -> Result<(), sqlx::Error> {
+/// What waits at the same time may be done in any order, and what joins is done in one.
+fn joined<C: 'static>(group: Vec<Box<dyn Job<C>>>) -> VecDeque<Box<dyn Job<C>>> {
+    let mut jobs: VecDeque<Box<dyn Job<C>>> = VecDeque::new();
+    for job in group {
+        let mut rest = Some(job);
+        for other in &mut jobs {
+            rest = rest.and_then(|job| other.join(job).err());
+        }
+        jobs.extend(rest);
+    }
+    jobs
+}
+
+async fn settle<C: Tx>(connection: &mut C, keep: bool) -> Result<(), Failure> {
     if !keep {
         connection.execute(UNDO, args![]).await?;
     }
@@ -202,6 +255,6 @@ pub(super) fn tell(answers: Vec<Answer>, outcome: &Result<(), Error>) {
 }
 
 /// Answers a group that could not be begun.
-pub(super) fn refuse<C>(group: Vec<Box<dyn Job<C>>>, error: &Error) {
+pub(super) fn refuse<C: 'static>(group: Vec<Box<dyn Job<C>>>, error: &Error) {
     group.into_iter().for_each(|job| job.refuse(error.clone()));
 }

@@ -1,6 +1,6 @@
 //! The schema's versions. Forward only; an unknown database is refused, never touched.
 
-use super::error::OpenError;
+use super::error::{Failure, OpenError};
 use super::tx::{Sql, Tx, args, record};
 
 /// One script a version, in order. Both databases have the same versions.
@@ -47,9 +47,11 @@ pub(super) async fn reached<T: Tx>(tx: &mut T, version: i64) -> Result<(), OpenE
 }
 
 /// SQLite says only at the first statement that a file is no database.
-fn opening(error: sqlx::Error) -> OpenError {
-    match error.as_database_error().and_then(|e| e.code()).as_deref() {
-        Some("26") => OpenError::Foreign("something else than tables".to_owned()),
-        _ => OpenError::Connect(error),
+pub(super) fn opening(failure: Failure) -> OpenError {
+    match &failure {
+        Failure::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
+            OpenError::Foreign("something else than tables".to_owned())
+        }
+        _ => OpenError::Connect(failure),
     }
 }

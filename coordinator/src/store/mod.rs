@@ -25,9 +25,9 @@ mod sql;
 mod sqlite;
 mod tx;
 
-pub use error::{Error, OpenError};
-pub use sql::trials::Token;
-pub use tx::Tx;
+pub use error::{Error, Failure, OpenError};
+pub use sql::leases::Token;
+pub use tx::{Arg, Sql, Tx};
 
 /// A unit of work on the database, written once for both.
 pub trait Op: Send + Sync + 'static {
@@ -37,6 +37,26 @@ pub trait Op: Send + Sync + 'static {
     /// Does the work. It may be run again from the start when the transaction has to be repeated.
     fn run<T: Tx>(&self, tx: &mut T, now: Millis)
     -> impl Future<Output = Result<Self::Output, Error>> + Send;
+
+    /// Whether this call can be done in one with others that wait at the same time.
+    fn joins(&self, _others: &[&Self]) -> bool {
+        false
+    }
+
+    /// Does the work of calls that join, as if one after the other. After an error nothing of it may stay.
+    fn run_all<T: Tx>(
+        calls: &[&Self],
+        tx: &mut T,
+        now: Millis,
+    ) -> impl Future<Output = Result<Vec<Result<Self::Output, Error>>, Error>> + Send {
+        async move {
+            let mut outputs = Vec::with_capacity(calls.len());
+            for call in calls {
+                outputs.push(Ok(call.run(tx, now).await?));
+            }
+            Ok(outputs)
+        }
+    }
 
     /// Whether the work is small, so that it may share a transaction with others: nobody waits long for it.
     const IS_SMALL: bool = true;
@@ -128,7 +148,7 @@ impl Store {
     ///
     /// # Errors
     /// The operation's own, or [`Error::Database`].
-    pub async fn read<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
+    pub async fn read<O: Op>(&self, op: O) -> Result<O::Output, Error> {
         match &self.database {
             Database::Sqlite(sqlite) => sqlite.read(op).await,
             Database::Postgres(postgres) => postgres.read(op).await,

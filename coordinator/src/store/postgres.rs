@@ -10,7 +10,7 @@ use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use tokio::time::Instant;
 
-use super::error::{Error, OpenError};
+use super::error::{Error, Failure, OpenError};
 use super::group::{self, Job, Queue, Writer};
 use super::tx::{Sql, Tx, args, record};
 use super::{Clock, Op, migrate};
@@ -43,7 +43,7 @@ pub(super) struct Postgres {
 
 impl Postgres {
     pub(super) async fn open(url: &str, clock: Clock, commits: Arc<AtomicU64>) -> Result<Self, OpenError> {
-        let options: PgConnectOptions = url.parse().map_err(OpenError::Connect)?;
+        let options: PgConnectOptions = url.parse().map_err(connecting)?;
         let options = options.application_name("promptsweep coordinator").options([
             ("statement_timeout", "30s"),
             ("idle_in_transaction_session_timeout", "30s"),
@@ -60,7 +60,7 @@ impl Postgres {
         };
         migrate(&pool).await?;
         let (own_pool, own_clock, own_commits) = (pool.clone(), clock.clone(), Arc::clone(&commits));
-        let writer = Writer::start(|queue| write_all(own_pool, queue, own_clock, own_commits));
+        let writer = Writer::start(|queue| tokio::spawn(write_all(own_pool, queue, own_clock, own_commits)));
         Ok(Self { pool, clock, commits, writer })
     }
 
@@ -72,8 +72,8 @@ impl Postgres {
         repeat(|| self.writer.write(Arc::clone(&op))).await
     }
 
-    pub(super) async fn read<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
-        repeat(|| self.read_once(op)).await
+    pub(super) async fn read<O: Op>(&self, op: O) -> Result<O::Output, Error> {
+        repeat(|| self.read_once(&op)).await
     }
 
     async fn write_once<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
@@ -109,7 +109,11 @@ async fn time<T: Tx>(tx: &mut T, clock: &Clock) -> Result<Millis, Error> {
         return Ok(now);
     }
     let row: Option<Now> = tx.fetch_one(NOW, args![]).await?;
-    row.map(|row| row.now).ok_or(Error::Database(Arc::new(sqlx::Error::RowNotFound)))
+    row.map(|row| row.now).ok_or(sqlx::Error::RowNotFound.into())
+}
+
+fn connecting(error: sqlx::Error) -> OpenError {
+    OpenError::Connect(error.into())
 }
 
 /// Why no connection was had. A pool that waited in vain does not say it; a connection of its own does.
@@ -119,10 +123,12 @@ async fn away(options: &PgConnectOptions, error: sqlx::Error) -> OpenError {
         error => error,
     };
     match source {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => {
-            OpenError::Away { host: options.get_host().to_owned(), port: options.get_port(), source }
-        }
-        source => OpenError::Connect(source),
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => OpenError::Away {
+            host: options.get_host().to_owned(),
+            port: options.get_port(),
+            source: source.into(),
+        },
+        source => connecting(source),
     }
 }
 
@@ -190,8 +196,9 @@ where
 /// Whether the server, or the way to it, is gone: a connection broke or could not be made, or the server stops or
 /// starts.
 fn is_away(error: &Error) -> bool {
-    let Error::Database(error) = error else { return false };
-    match &**error {
+    let Error::Database(failure) = error else { return false };
+    let Failure::Postgres(error) = &**failure else { return false };
+    match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
@@ -205,7 +212,8 @@ fn is_away(error: &Error) -> bool {
 fn is_lost_race(error: &Error) -> bool {
     match error {
         Error::Conflict(_) => true,
-        Error::Database(error) | Error::Refused(error) => {
+        Error::Database(failure) | Error::Refused(failure) => {
+            let Failure::Postgres(error) = &**failure else { return false };
             let code = error.as_database_error().and_then(|e| e.code());
             matches!(code.as_deref(), Some("40001" | "40P01" | "23505"))
         }
@@ -214,14 +222,14 @@ fn is_lost_race(error: &Error) -> bool {
 }
 
 async fn migrate(pool: &PgPool) -> Result<(), OpenError> {
-    let mut tx = pool.begin().await.map_err(OpenError::Connect)?;
+    let mut tx = pool.begin().await.map_err(connecting)?;
     let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK);
-    lock.execute(&mut *tx).await.map_err(OpenError::Connect)?;
+    lock.execute(&mut *tx).await.map_err(connecting)?;
     for (version, script) in migrate::pending(&mut *tx).await? {
         let script = sqlx::raw_sql(script.postgres).execute(&mut *tx).await;
-        script.map_err(|source| OpenError::Migrate { version, source })?;
+        script.map_err(|source| OpenError::Migrate { version, source: source.into() })?;
         migrate::reached(&mut *tx, version).await?;
         tracing::info!(version, "schema migrated");
     }
-    tx.commit().await.map_err(OpenError::Connect)
+    tx.commit().await.map_err(connecting)
 }

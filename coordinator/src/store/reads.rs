@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::error::Error;
-use super::ops::{avoiding, fitting};
+use super::ops::{Ask, is_any, served};
 use super::rows::{
     AttemptRow, ConfigurationRow, EventRow, FailedGroupRow, FailureRow, OrphanRow, OutcomesRow, PointRow,
     SourceRow, StageCountRow, SweepRow, TrialView, WorkerRow, to_u32,
 };
-use super::sql::trials::Token;
-use super::sql::{history, stages, sweeps, trials, workers};
+use super::sql::leases::{self, Token};
+use super::sql::{history, needs, stages, sweeps, trials, workers};
 use super::{Op, Tx};
 use crate::offer::{Need, Offer};
 use crate::trial::{Millis, TrialId, WorkerId};
@@ -87,15 +87,13 @@ impl Op for GetSweep {
 }
 
 async fn unserved<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<Unserved>, Error> {
-    let needs = trials::needs(tx).await?;
-    let needs: BTreeMap<i64, Need> =
-        needs.iter().map(|row| Ok((row.id, row.need()?))).collect::<Result<_, Error>>()?;
+    let needs: BTreeMap<i64, Need> = needs::all(tx).await?.into_iter().collect();
     let mut live: Vec<(String, Offer)> = Vec::new();
     for row in workers::live(tx).await? {
         live.push((row.name.clone(), row.offer()?));
     }
     let mut unserved = Vec::new();
-    for row in trials::queued_needs(tx, sweep).await? {
+    for row in needs::queued(tx, sweep).await? {
         let Some(need) = needs.get(&row.key) else { continue };
         if live.iter().any(|(_, offer)| offer.fits(need)) {
             continue;
@@ -185,10 +183,10 @@ impl Op for GetTrial {
         let missing = Error::NoTrial(self.trial);
         let row = trials::peek(tx, &[self.trial]).await?.pop().ok_or_else(|| missing.clone())?;
         let view = trials::views(tx, row.sweep, self.trial.0 - 1, &[], 1).await?.pop();
-        let attempts = trials::attempts(tx, &[self.trial]).await?;
+        let attempts = leases::attempts(tx, &[self.trial]).await?;
         let token = Token { trial: self.trial, attempt: to_u32(row.attempt) };
         let points = history::points(tx, token).await?;
-        let recipe = trials::recipe(tx, self.trial).await?;
+        let recipe = trials::assignments(tx, &[self.trial]).await?.pop();
         let orphans = history::orphans(tx, self.trial).await?;
         match (view, recipe) {
             (Some(trial), Some(recipe)) => Ok(TrialDetails {
@@ -297,14 +295,11 @@ impl Op for HasWork {
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<bool, Error> {
         let worker = workers::get(tx, &self.worker).await?;
         let is_lost = worker.state == "lost" && worker.quarantined.is_none();
-        if !is_lost && !worker.may_lease(now) || trials::held(tx, &self.worker).await? >= worker.slots {
+        let held = leases::held(tx, &[&self.worker]).await?.pop().map_or(0, |row| row.count);
+        if !is_lost && !worker.may_lease(now) || held >= worker.slots {
             return Ok(false);
         }
-        let needs: Vec<i64> = fitting(tx, &worker, &[]).await?.iter().map(|served| served.need).collect();
-        if needs.is_empty() {
-            return Ok(false);
-        }
-        let candidates = sweeps::candidates(tx, &needs, avoiding(&self.worker), now).await?;
-        Ok(candidates.iter().any(|candidate| candidate.room > 0))
+        let needs = served(&needs::all(tx).await?, &worker.offer()?, &[]);
+        is_any(tx, &Ask { worker: &self.worker, max: 1, needs }, now).await
     }
 }

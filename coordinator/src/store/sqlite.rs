@@ -1,32 +1,43 @@
-//! SQLite: one writer task owns the one connection that writes, and commits in groups. Readers have a small read-only
-//! pool.
+//! SQLite: one thread owns the one connection that writes, and commits in groups. Readers have a few connections of their
+//! own, each used by one thread at a time.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
-};
-use sqlx::{Connection, Executor};
+use rusqlite::{Connection, OpenFlags};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use super::error::{Error, OpenError};
 use super::group::{self, Job, Queue, Writer};
 use super::{Clock, Op, migrate};
 use crate::trial::Millis;
 
-const READERS: u32 = 4;
+const READERS: usize = 4;
 const BUSY: Duration = Duration::from_secs(10);
+/// Statements that a connection keeps ready: more than there are.
+const STATEMENTS: usize = 256;
+/// Pages of the log after which a commit writes them back into the database: 16 MiB.
+const CHECKPOINT: i64 = 4_096;
 
 #[derive(Debug, Clone)]
 pub(super) struct Sqlite {
-    writer: Writer<SqliteConnection>,
-    readers: SqlitePool,
+    writer: Writer<Connection>,
+    readers: Arc<Readers>,
     clock: Clock,
+}
+
+/// Connections that only read.
+#[derive(Debug)]
+struct Readers {
+    path: PathBuf,
+    permits: Semaphore,
+    idle: Mutex<Vec<Connection>>,
 }
 
 impl Sqlite {
@@ -36,45 +47,73 @@ impl Sqlite {
         }
         let path = PathBuf::from(path);
         let lock = lock(&path)?;
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY);
-        let mut connection =
-            SqliteConnection::connect_with(&options.clone().create_if_missing(true)).await.map_err(
-                |error| match error.as_database_error().and_then(|e| e.code()).as_deref() {
-                    Some("26") => OpenError::Foreign("something else than tables".to_owned()),
-                    _ => OpenError::Connect(error),
-                },
-            )?;
+        let mut connection = connect_to_write(&path).map_err(|error| migrate::opening(error.into()))?;
         migrate(&mut connection).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_with(options.read_only(true))
-            .await
-            .map_err(OpenError::Connect)?;
         let own_clock = clock.clone();
-        let writer = Writer::start(|queue| write_all(connection, queue, own_clock, lock, commits));
-        Ok(Self { writer, readers, clock })
+        let writer = Writer::start(|queue| {
+            let run = write_all(connection, queue, own_clock, lock, commits);
+            spawn_blocking(|| Handle::current().block_on(run))
+        });
+        let readers = Readers { path, permits: Semaphore::new(READERS), idle: Mutex::new(Vec::new()) };
+        Ok(Self { writer, readers: Arc::new(readers), clock })
     }
 
     pub(super) async fn write<O: Op>(&self, op: O) -> Result<O::Output, Error> {
         self.writer.write(Arc::new(op)).await
     }
 
-    pub(super) async fn read<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
-        let mut tx = self.readers.begin().await?;
-        let output = op.run(&mut *tx, self.clock.local()).await;
-        tx.rollback().await?;
-        output
+    pub(super) async fn read<O: Op>(&self, op: O) -> Result<O::Output, Error> {
+        let readers = Arc::clone(&self.readers);
+        let now = self.clock.local();
+        let _permit = self.readers.permits.acquire().await.map_err(|_| Error::Closed)?;
+        spawn_blocking(move || readers.read(&op, now)).await.map_err(|_| Error::Closed)?
     }
 
     pub(super) async fn close(&self) {
         self.writer.close().await;
-        self.readers.close().await;
+        self.readers.permits.close();
+        self.readers.idle().clear();
     }
+}
+
+impl Readers {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// One that has failed is not used again.
+    fn read<O: Op>(&self, op: &O, now: Millis) -> Result<O::Output, Error> {
+        let idle = self.idle().pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?,
+        };
+        connection.execute_batch("BEGIN")?;
+        let output = Handle::current().block_on(op.run(&mut connection, now));
+        connection.execute_batch("ROLLBACK")?;
+        self.idle().push(connection);
+        output
+    }
+}
+
+/// A connection with the settings that every one has.
+pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
+    // No thread shares a connection with another, so it needs no lock of its own.
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    connection.pragma_update(None, "cache_size", -16_384)?;
+    Ok(connection)
+}
+
+fn connect_to_write(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
+    Ok(connection)
 }
 
 /// Holds the file beside the database that keeps a second coordinator out, for as long as it lives.
@@ -130,21 +169,21 @@ const NETWORK: [u32; 10] = [
 #[cfg(target_os = "linux")]
 const FUSE: u32 = 0x6573_5546;
 
-async fn migrate(connection: &mut SqliteConnection) -> Result<(), OpenError> {
-    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(OpenError::Connect)?;
-    for (version, script) in migrate::pending(&mut *tx).await? {
-        let script = sqlx::raw_sql(script.sqlite).execute(&mut *tx).await;
-        script.map_err(|source| OpenError::Migrate { version, source })?;
-        migrate::reached(&mut *tx, version).await?;
+async fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| migrate::opening(error.into()))?;
+    for (version, script) in migrate::pending(connection).await? {
+        let script = connection.execute_batch(script.sqlite);
+        script.map_err(|error| OpenError::Migrate { version, source: error.into() })?;
+        migrate::reached(connection, version).await?;
         tracing::info!(version, "schema migrated");
     }
-    tx.commit().await.map_err(OpenError::Connect)
+    connection.execute_batch("COMMIT").map_err(|error| OpenError::Connect(error.into()))
 }
 
 /// The writer: ends when the queue does. Holds the lock to its end.
 async fn write_all(
-    mut connection: SqliteConnection,
-    mut queue: Queue<SqliteConnection>,
+    mut connection: Connection,
+    mut queue: Queue<Connection>,
     clock: Clock,
     lock: Flock<File>,
     commits: Arc<AtomicU64>,
@@ -158,29 +197,25 @@ async fn write_all(
         }
     }
     queue.close().await;
-    if let Err(error) = connection.close().await {
+    if let Err((_, error)) = connection.close() {
         tracing::warn!(%error, "database closed badly");
     }
     drop(lock);
 }
 
 /// Whether it was committed.
-async fn write_group(
-    connection: &mut SqliteConnection,
-    jobs: Vec<Box<dyn Job<SqliteConnection>>>,
-    now: Millis,
-) -> bool {
-    if let Err(error) = connection.execute("BEGIN IMMEDIATE").await {
+async fn write_group(connection: &mut Connection, jobs: Vec<Box<dyn Job<Connection>>>, now: Millis) -> bool {
+    if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
         group::refuse(jobs, &error.into());
         return false;
     }
     let (answers, mut outcome) = group::run(connection, jobs, now).await;
     if outcome.is_ok() {
-        outcome = connection.execute("COMMIT").await.map(drop).map_err(Error::from);
+        outcome = connection.execute_batch("COMMIT").map_err(Error::from);
     }
     if outcome.is_err() {
         // The failure may have ended the transaction already.
-        let _ = connection.execute("ROLLBACK").await;
+        let _ = connection.execute_batch("ROLLBACK");
     }
     group::tell(answers, &outcome);
     outcome.is_ok()

@@ -29,7 +29,7 @@ async fn agrees(env: Env, steps: Vec<Step>, mutant: Mutant) {
     let policy = new.policy.clone();
     env.submit(new).await;
     let trials = Trials { sweep: "s".to_owned(), after: 0, states: vec![], limit: 100 };
-    let rows = env.store.read(&trials).await.unwrap();
+    let rows = env.store.read(trials).await.unwrap();
     let mut rig = Rig { env, mutant };
     let mut workers = Vec::new();
     for worker in 0..WORKERS.len() {

@@ -242,7 +242,7 @@ pub(crate) async fn take(rig: &mut Rig, model: &mut Model, step: Step) {
 
 pub(crate) async fn compare(env: &Env, model: &Model) {
     let trials = Trials { sweep: "s".to_owned(), after: 0, states: vec![], limit: 100 };
-    let rows = env.store.read(&trials).await.unwrap();
+    let rows = env.store.read(trials).await.unwrap();
     assert_eq!(rows.len(), model.trials.len());
     for (row, trial) in rows.iter().zip(&model.trials) {
         let got = (row.state.as_str(), row.attempt, row.epoch, row.class.as_deref(), row.ended);

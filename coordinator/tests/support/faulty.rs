@@ -99,7 +99,7 @@ impl Store {
         }
     }
 
-    pub(crate) async fn read<O: Op>(&self, op: &O) -> Result<O::Output, Error> {
+    pub(crate) async fn read<O: Op>(&self, op: O) -> Result<O::Output, Error> {
         self.store.read(op).await
     }
 

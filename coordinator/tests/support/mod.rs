@@ -173,16 +173,16 @@ impl Env {
     }
 
     pub(crate) async fn sweep(&self, id: &str) -> SweepRow {
-        self.store.read(&FindSweep { sweep: id.to_owned() }).await.unwrap()
+        self.store.read(FindSweep { sweep: id.to_owned() }).await.unwrap()
     }
 
     pub(crate) async fn trial(&self, trial: TrialId) -> TrialDetails {
-        self.store.read(&GetTrial { trial }).await.unwrap()
+        self.store.read(GetTrial { trial }).await.unwrap()
     }
 
     pub(crate) async fn events(&self, sweep: &SweepRow) -> Vec<EventRow> {
         let events = Events { sweep: sweep.number, after: 0, limit: 100_000 };
-        self.store.read(&events).await.unwrap()
+        self.store.read(events).await.unwrap()
     }
 
     pub(crate) async fn kinds(&self, sweep: &SweepRow) -> Vec<String> {
@@ -310,4 +310,15 @@ pub(crate) fn is_accepted(verdict: &Verdict) -> bool {
 
 pub(crate) fn fenced(reason: &str) -> Verdict {
     Verdict::Fenced { reason: reason.to_owned() }
+}
+
+/// Runs a statement on a database, beside whoever has it open.
+pub(crate) async fn execute(url: &str, sql: &'static str) {
+    use sqlx::Connection;
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        rusqlite::Connection::open(path).unwrap().execute_batch(sql).unwrap();
+    } else {
+        let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    }
 }

@@ -7,8 +7,8 @@ use super::prefixes;
 use crate::health;
 use crate::store::error::Error;
 use crate::store::rows::{EventRow, SweepRow, SweepState, TrialChange, TrialRow};
+use crate::store::sql::leases::{self, AttemptEnd, Token};
 use crate::store::sql::stages::ToCome;
-use crate::store::sql::trials::{AttemptEnd, Token};
 use crate::store::sql::workers::Acquitted;
 use crate::store::sql::{history, sweeps, trials, workers};
 use crate::store::tx::Tx;
@@ -108,6 +108,11 @@ impl Changes {
     pub(super) fn sweep_of(&self, trial: TrialId) -> Option<&SweepRow> {
         let moved = self.trials.get(&trial)?;
         self.sweeps.get(&moved.sweep).map(|(row, _)| row)
+    }
+
+    /// The latest attempt of a trial, as changed so far.
+    pub(super) fn token(&self, trial: TrialId) -> Option<Token> {
+        self.trials.get(&trial).map(|moved| Token { trial, attempt: moved.after.attempt })
     }
 
     /// The digest that an attempt was ended with in this transaction.
@@ -221,12 +226,13 @@ impl Changes {
     }
 
     /// Appends an event of an epoch that an attempt reported.
-    pub(super) fn reported(&mut self, token: Token, worker: &str, epoch: i64, metrics_json: String) {
+    pub(super) fn reported(&mut self, token: Token, epoch: i64, metrics_json: String) {
         let Some(moved) = self.trials.get(&token.trial) else { return };
+        let State::Running { worker } = &moved.after.state else { return };
         self.event(EventRow {
             trial: token.trial.0,
             attempt: i64::from(token.attempt),
-            worker: worker.to_owned(),
+            worker: worker.0.clone(),
             epoch,
             metrics_json: Some(metrics_json),
             ..sweep_event(moved.sweep, "reported")
@@ -307,7 +313,7 @@ impl Changes {
     /// Writes everything. Results of the transaction are written before: stages choose by them.
     pub(super) async fn write<T: Tx>(mut self, tx: &mut T) -> Result<(), Error> {
         for tokens in self.dropped.chunks(BATCH) {
-            trials::drop_leases(tx, tokens).await?;
+            leases::release(tx, tokens).await?;
         }
         let moved: Vec<_> = self.trials.values().filter(|moved| moved.before != moved.after).collect();
         for moved in moved.chunks(BATCH) {
@@ -316,7 +322,7 @@ impl Changes {
             trials::update(tx, &changes).await?;
         }
         for ends in self.ended.chunks(BATCH) {
-            trials::end_attempts(tx, ends, self.now).await?;
+            leases::end_attempts(tx, ends, self.now).await?;
         }
         workers::blame(tx, &self.acquitted).await?;
         for (sweep, to_come) in self.to_come() {

@@ -11,8 +11,8 @@ use crate::search::early_stop::{goes_on, is_rung, standing};
 use crate::store::error::Error;
 use crate::store::rows::{PointRow, ScopeRow, SweepRow, to_json, to_u32};
 use crate::store::sql::history::{self, ResultInsert};
+use crate::store::sql::leases::Token;
 use crate::store::sql::rungs;
-use crate::store::sql::trials::Token;
 use crate::store::tx::Tx;
 use crate::trial::{Command, TrialId};
 

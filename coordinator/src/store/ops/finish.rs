@@ -1,11 +1,11 @@
 //! Reports of running attempts, and their ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
 use super::changes::{Changes, Details};
-use super::lease::Lost;
+use super::renew::Lost;
 use super::{early_stop, prefixes, reuse};
 use crate::health::Health;
 use crate::score::At;
@@ -14,11 +14,14 @@ use crate::store::error::Error;
 use crate::store::rows::{OriginRow, OrphanRow, PointRow, to_json};
 use crate::store::sql;
 use crate::store::sql::history::{self, CheckpointInsert, ResultInsert};
+use crate::store::sql::leases::{self, Token};
 use crate::store::sql::reuse::ReusableInsert;
-use crate::store::sql::trials::{self, Token};
 use crate::store::sql::workers;
 use crate::store::tx::Tx;
 use crate::trial::{Cause, Command, Event, FailureClass, Holder, Millis, Rejected, TrialId, WorkerId};
+
+/// Ends that are written in one, at most.
+const TOGETHER: usize = 2_000;
 
 /// A metric's value at the end of an epoch.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,7 +114,7 @@ impl Op for Report {
                 Err(_) => {}
             }
         }
-        let new = write_points(tx, &mut changes, &self.worker, points).await?;
+        let new = write_points(tx, &mut changes, points).await?;
         history::put_checkpoints(tx, checkpoints).await?;
         let stopped = early_stop::judge(tx, &mut changes, &new, true).await?;
         let reason = || Rejected::Stopped.to_string();
@@ -125,48 +128,82 @@ impl Op for Finish {
     type Output = Vec<Verdict>;
 
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Vec<Verdict>, Error> {
-        let worker = workers::touch(tx, &self.worker, now).await?;
-        let ids: Vec<_> = self.ends.iter().map(|end| end.token.trial).collect();
+        super::alone(self, tx, now).await
+    }
+
+    fn joins(&self, others: &[&Self]) -> bool {
+        self.ends.len() + others.iter().map(|other| other.ends.len()).sum::<usize>() <= TOGETHER
+    }
+
+    async fn run_all<T: Tx>(
+        calls: &[&Self],
+        tx: &mut T,
+        now: Millis,
+    ) -> Result<Vec<Result<Vec<Verdict>, Error>>, Error> {
+        let callers: BTreeSet<&WorkerId> = calls.iter().map(|call| &call.worker).collect();
+        let callers: Vec<&WorkerId> = callers.into_iter().collect();
+        let known = workers::touch_all(tx, &callers, now).await?;
+        let healths = known.iter().map(|(id, row)| (id.clone(), row.health())).collect();
+        let valid: Vec<&Self> =
+            calls.iter().copied().filter(|call| known.contains_key(&call.worker)).collect();
+        let ids: Vec<_> = valid.iter().flat_map(|call| &call.ends).map(|end| end.token.trial).collect();
         let mut changes = Changes::load(tx, &ids, now).await?;
         let (mut points, mut checkpoints) = (Vec::new(), Vec::new());
-        for end in &self.ends {
-            // What a fenced attempt brings is dropped; its verdict below says why.
-            if let Ok(rows) = report(&mut changes, &self.worker, end.token, &end.points) {
-                points.extend(rows);
-                checkpoints.extend(checkpoint_of(end.token, &end.checkpoint));
-                prefixes::publish(tx, end.token, &end.prefix).await?;
+        for call in &valid {
+            for end in &call.ends {
+                // What a fenced attempt brings is dropped; its verdict below says why.
+                if let Ok(rows) = report(&mut changes, &call.worker, end.token, &end.points) {
+                    points.extend(rows);
+                    checkpoints.extend(checkpoint_of(end.token, &end.checkpoint));
+                    prefixes::publish(tx, end.token, &end.prefix).await?;
+                }
             }
         }
-        let mut new = write_points(tx, &mut changes, &self.worker, points).await?;
-        let origins = reuse::take_over(tx, &mut changes, self, &mut new).await?;
+        let mut new = write_points(tx, &mut changes, points).await?;
+        let mut origins = BTreeMap::new();
+        for call in valid {
+            reuse::take_over(tx, &mut changes, call, &mut new, &mut origins).await?;
+        }
         // Who comes to the end is not stopped any more, but others are compared with it.
         early_stop::judge(tx, &mut changes, &new, false).await?;
         history::put_checkpoints(tx, checkpoints).await?;
-        let mut tally = Tally {
-            results: Vec::new(),
-            reusable: Vec::new(),
-            orphans: Vec::new(),
-            health: worker.health(),
-            origins,
-            now,
-        };
-        let mut verdicts = Vec::with_capacity(self.ends.len());
-        for end in &self.ends {
-            verdicts.push(self.finish(tx, &mut changes, end, &mut tally).await?);
+        let mut tally =
+            Tally { results: Vec::new(), reusable: Vec::new(), orphans: Vec::new(), origins, healths, now };
+        let mut outputs = Vec::with_capacity(calls.len());
+        for call in calls {
+            outputs.push(match known.contains_key(&call.worker) {
+                true => Ok(call.finish(tx, &mut changes, &mut tally).await?),
+                false => Err(Error::NoWorker(call.worker.0.clone())),
+            });
         }
         history::insert_results(tx, &tally.results).await?;
         sql::reuse::insert(tx, &tally.reusable).await?;
         changes.write(tx).await?;
         history::insert_orphans(tx, &tally.orphans).await?;
-        if tally.health != worker.health() {
-            workers::set_health(tx, &self.worker, tally.health).await?;
+        for (worker, health) in &tally.healths {
+            if known.get(worker).is_some_and(|row| row.health() != *health) {
+                workers::set_health(tx, worker, *health).await?;
+            }
         }
-        Ok(verdicts)
+        Ok(outputs)
     }
 }
 
 impl Finish {
     async fn finish<T: Tx>(
+        &self,
+        tx: &mut T,
+        changes: &mut Changes,
+        tally: &mut Tally,
+    ) -> Result<Vec<Verdict>, Error> {
+        let mut verdicts = Vec::with_capacity(self.ends.len());
+        for end in &self.ends {
+            verdicts.push(self.end(tx, changes, end, tally).await?);
+        }
+        Ok(verdicts)
+    }
+
+    async fn end<T: Tx>(
         &self,
         tx: &mut T,
         changes: &mut Changes,
@@ -205,7 +242,7 @@ impl Finish {
             Ok(event) => {
                 tally.results.extend(result);
                 tally.reusable.extend(reuse::reusable(end));
-                tally.health = health_after(tally.health, &end.outcome, tally.now);
+                tally.note(&self.worker, &end.outcome);
                 let reason = match event {
                     Event::Requeued { .. } => "queued again",
                     _ => "",
@@ -214,7 +251,7 @@ impl Finish {
             }
             Err(refused) => refused.to_string(),
         };
-        let attempts = trials::attempts(tx, &[token.trial]).await?;
+        let attempts = leases::attempts(tx, &[token.trial]).await?;
         let before = attempts.iter().find(|row| {
             row.trial == token.trial.0
                 && row.number == i64::from(token.attempt)
@@ -249,7 +286,7 @@ impl Finish {
     }
 }
 
-/// What the ends of one call add up to.
+/// What ends add up to.
 #[derive(Debug)]
 struct Tally {
     results: Vec<ResultInsert>,
@@ -257,17 +294,21 @@ struct Tally {
     orphans: Vec<OrphanRow>,
     /// Results that are taken over, by the attempts that do.
     origins: BTreeMap<Token, OriginRow>,
-    health: Health,
+    healths: BTreeMap<WorkerId, Health>,
     now: Millis,
 }
 
-fn health_after(health: Health, outcome: &Outcome, now: Millis) -> Health {
-    match outcome {
-        // Nothing was computed that could say anything about the worker.
-        Outcome::Success { ran: Ran { origin: Some(_), .. }, .. } => health,
-        Outcome::Success { .. } => health.after_success(),
-        Outcome::Failure { class, .. } => health.after_failure(*class, now),
-        Outcome::Interruption { .. } => health,
+impl Tally {
+    /// What an accepted end says about its worker.
+    fn note(&mut self, worker: &WorkerId, outcome: &Outcome) {
+        let Some(health) = self.healths.get_mut(worker) else { return };
+        *health = match outcome {
+            // Nothing was computed that could say anything about the worker.
+            Outcome::Success { ran: Ran { origin: Some(_), .. }, .. } => *health,
+            Outcome::Success { .. } => health.after_success(),
+            Outcome::Failure { class, .. } => health.after_failure(*class, self.now),
+            Outcome::Interruption { .. } => *health,
+        };
     }
 }
 
@@ -300,7 +341,6 @@ fn checkpoint_of(token: Token, url: &Option<String>) -> Option<CheckpointInsert>
 async fn write_points<T: Tx>(
     tx: &mut T,
     changes: &mut Changes,
-    worker: &WorkerId,
     points: Vec<PointRow>,
 ) -> Result<Vec<PointRow>, Error> {
     let mut epochs: BTreeMap<(i64, i64, i64), BTreeMap<String, Option<f64>>> = BTreeMap::new();
@@ -310,7 +350,7 @@ async fn write_points<T: Tx>(
     }
     for ((trial, attempt, epoch), metrics) in epochs {
         let token = Token { trial: TrialId(trial), attempt: crate::store::rows::to_u32(attempt) };
-        changes.reported(token, &worker.0, epoch, to_json(&metrics));
+        changes.reported(token, epoch, to_json(&metrics));
     }
     Ok(new)
 }

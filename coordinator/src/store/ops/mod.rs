@@ -1,6 +1,11 @@
 //! The operations: each loads what it touches, asks the lifecycle, and writes what it decided.
 
+use super::error::Error;
+use super::{Op, Tx};
+use crate::trial::Millis;
+
 mod changes;
+mod claim;
 mod control;
 mod early_stop;
 mod finish;
@@ -8,20 +13,27 @@ pub(crate) use finish::hex;
 mod lease;
 mod prefixes;
 mod reap;
+mod renew;
 mod requeue;
 mod reuse;
 mod stages;
 mod submit;
 mod worker;
 
+pub(super) use claim::{Ask, PATIENCE, is_any, served};
 pub use control::{Cancel, Pause, Resume};
 pub use finish::{Finish, NewEnd, Outcome, Point, Progress, Ran, Report, Verdict};
-pub use lease::{Lease, Leased, Lost, Renew};
-pub(super) use lease::{avoiding, fitting};
+pub use lease::{Lease, Leased};
 pub use reap::{Reap, Reaped};
+pub use renew::{Lost, Renew};
 pub use requeue::Requeue;
 pub use submit::{NewConfiguration, NewSweep, NewTrial, Submit};
 pub use worker::{Drain, Register, Release};
+
+/// Does the work of a call as that of one that joins with none.
+async fn alone<O: Op, T: Tx>(call: &O, tx: &mut T, now: Millis) -> Result<O::Output, Error> {
+    O::run_all(&[call], tx, now).await?.pop().unwrap_or(Err(Error::Conflict("call")))
+}
 
 /// Lower-case letters and digits that are not mistaken for each other.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";

@@ -5,8 +5,9 @@
 use std::collections::HashSet;
 
 use crate::store::error::Error;
+use crate::store::sql::leases::Token;
 use crate::store::sql::prefixes::{self, Group, HELD};
-use crate::store::sql::trials::{self, Token};
+use crate::store::sql::trials;
 use crate::store::tx::Tx;
 use crate::trial::{Millis, TrialId};
 

@@ -4,7 +4,7 @@ use super::changes::{Changes, Details};
 use crate::store::Op;
 use crate::store::error::Error;
 use crate::store::rows::to_u32;
-use crate::store::sql::{trials, workers};
+use crate::store::sql::{leases, workers};
 use crate::store::tx::Tx;
 use crate::trial::{Command, Millis, TrialId};
 
@@ -35,7 +35,7 @@ impl Op for Reap {
     async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Reaped, Error> {
         let workers = workers::lose(tx, now - self.ttl - self.grace).await?;
         let before = now - self.grace;
-        let expired = trials::expired_leases(tx, before, BATCH).await?;
+        let expired = leases::expired(tx, before, BATCH).await?;
         if expired.is_empty() {
             return Ok(Reaped { workers, ..Reaped::default() });
         }
@@ -43,7 +43,7 @@ impl Op for Reap {
         let mut changes = Changes::load(tx, &ids, now).await?;
         // Read again under the lock: a lease may have been renewed or ended meanwhile.
         let mut attempts = 0;
-        for lease in trials::lock_leases(tx, &ids).await?.iter().filter(|lease| lease.until < before) {
+        for lease in leases::lock(tx, &ids).await?.iter().filter(|lease| lease.until < before) {
             let command = Command::Expire { attempt: to_u32(lease.attempt) };
             attempts += u64::from(changes.step(TrialId(lease.trial), command, Details::default()).is_ok());
         }

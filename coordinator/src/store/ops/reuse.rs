@@ -7,20 +7,20 @@ use super::changes::{Changes, Details};
 use super::finish::{Finish, NewEnd, Outcome, Ran};
 use crate::store::error::Error;
 use crate::store::rows::{OriginRow, PointRow, from_json, to_u32};
+use crate::store::sql::leases::Token;
 use crate::store::sql::reuse::{self, ReusableInsert};
-use crate::store::sql::trials::Token;
 use crate::store::tx::Tx;
 use crate::trial::{Command, Holder};
 
-/// The results that attempts end with instead of their own, whose points become theirs: `points` gets the new ones. Only
+/// Adds the results that attempts of a call end with instead of their own, whose points become theirs: `points` gets the new ones. Only
 /// an attempt that holds its trial is given anything.
 pub(super) async fn take_over<T: Tx>(
     tx: &mut T,
     changes: &mut Changes,
     call: &Finish,
     points: &mut Vec<PointRow>,
-) -> Result<BTreeMap<Token, OriginRow>, Error> {
-    let mut origins = BTreeMap::new();
+    origins: &mut BTreeMap<Token, OriginRow>,
+) -> Result<(), Error> {
     for end in &call.ends {
         let Outcome::Success { ran: Ran { inputs, code, origin: Some(origin) }, .. } = &end.outcome else {
             continue;
@@ -40,7 +40,7 @@ pub(super) async fn take_over<T: Tx>(
         points.extend(new);
         origins.insert(token, found);
     }
-    Ok(origins)
+    Ok(())
 }
 
 /// What later trials may take over of an end.

@@ -17,6 +17,7 @@ use crate::offer::Need;
 use crate::score::Objective;
 use crate::store::error::Error;
 use crate::store::rows::{ChoiceRow, EventRow, MemberRow, StageRow, from_json};
+use crate::store::sql::needs;
 use crate::store::sql::stages::{self, MemberInsert, ToCome};
 use crate::store::sql::sweeps::{self, ConfigurationInsert};
 use crate::store::sql::trials::{self, TrialInsert};
@@ -227,13 +228,12 @@ async fn insert<T: Tx>(
         })
         .collect();
     sweeps::insert_configurations(tx, sweep, &configurations).await?;
-    let before: BTreeMap<i64, Need> =
-        trials::needs(tx).await?.iter().map(|row| Ok((row.id, row.need()?))).collect::<Result<_, Error>>()?;
+    let before: BTreeMap<i64, Need> = needs::all(tx).await?.into_iter().collect();
     let need =
         |(chosen, child): &Made<'_, '_>| before.get(&chosen.row.need).map(|need| need.with(&child.recipe));
     let needs: Option<Vec<Need>> = made.iter().map(need).collect();
     let needs = needs.ok_or(Error::Conflict("need"))?;
-    let ids = trials::need_ids(tx, &needs.iter().collect::<BTreeSet<_>>()).await?;
+    let ids = needs::ids(tx, &needs.iter().collect::<BTreeSet<_>>()).await?;
     let start = stage.opening.as_ref().map_or(Start::Fresh, |opening| opening.start);
     let mut rows = Vec::new();
     let mut leaders = Leaders::new(is_sharing);

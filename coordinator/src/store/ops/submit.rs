@@ -15,6 +15,7 @@ use crate::score::Objective;
 use crate::store::Op;
 use crate::store::error::Error;
 use crate::store::rows::{Checkpoints, EventRow, SourceRow, SweepRow, to_json};
+use crate::store::sql::needs;
 use crate::store::sql::stages::{self, ChoiceInsert, MemberInsert, StageInsert};
 use crate::store::sql::sweeps::{self, ConfigurationInsert, SweepInsert};
 use crate::store::sql::trials::{self, TrialInsert};
@@ -124,7 +125,7 @@ impl Submit {
             sweeps::insert_configurations(tx, sweep, &rows).await?;
         }
         let wanted: BTreeSet<&Need> = new.configurations.iter().map(|new| &new.need).collect();
-        let needs = trials::need_ids(tx, &wanted).await?;
+        let needs = needs::ids(tx, &wanted).await?;
         let mut leaders = Leaders::new(new.share_prefix);
         for batch in new.trials.chunks(BATCH) {
             let rows = batch.iter().map(|trial| {

@@ -4,22 +4,18 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::trials::Token;
+use super::leases::Token;
 use crate::store::error::Error;
 use crate::store::rows::{EventRow, KeyRow, OrphanRow, PointRow, to_json};
-use crate::store::tx::{Sql, Tx, args, record};
+use crate::store::tx::{Batch, Sql, Tx, args, record};
 use crate::trial::TrialId;
 
 const INSERT_EVENTS: Sql = Sql {
     sqlite: "INSERT INTO event (sweep, seq, at, kind, trial, attempt, worker, epoch, metrics_json, class, message)
-             SELECT value ->> 'sweep', value ->> 'seq', value ->> 'at', value ->> 'kind', value ->> 'trial',
-                    value ->> 'attempt', value ->> 'worker', value ->> 'epoch', value ->> 'metrics_json',
-                    value ->> 'class', value ->> 'message'
-               FROM json_each($1)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     postgres: "INSERT INTO event (sweep, seq, at, kind, trial, attempt, worker, epoch, metrics_json, class, message)
-               SELECT x.* FROM json_to_recordset($1::json)
-                      AS x(sweep bigint, seq bigint, at bigint, kind text, trial bigint, attempt bigint, worker text,
-                           epoch bigint, metrics_json text, class text, message text)",
+               SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
+                                    $7::text[], $8::bigint[], $9::text[], $10::text[], $11::text[])",
 };
 const EVENTS: Sql = Sql::both("SELECT * FROM event WHERE sweep = $1 AND seq > $2 ORDER BY seq LIMIT $3");
 
@@ -45,13 +41,10 @@ const VALUES: Sql = Sql::both(
 
 const INSERT_RESULTS: Sql = Sql {
     sqlite: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, digest, origin)
-             SELECT value ->> 'trial', value ->> 'attempt', value ->> 'objective', value ->> 'metrics_json',
-                    value ->> 'artifact', value ->> 'digest', value ->> 'origin'
-               FROM json_each($1)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
     postgres: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, digest, origin)
-               SELECT x.* FROM json_to_recordset($1::json)
-                      AS x(trial bigint, attempt bigint, objective double precision, metrics_json text, artifact text,
-                           digest text, origin bigint)",
+               SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::double precision[], $4::text[], $5::text[],
+                                    $6::text[], $7::bigint[])",
 };
 const ARTIFACT: Sql = Sql::both("SELECT artifact FROM result WHERE trial = $1");
 
@@ -92,9 +85,8 @@ record! { struct EpochValueRow { epoch: i64, value: f64 } }
 record! { struct ArtifactRow { artifact: Option<String> } }
 
 /// A result to be written.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(in crate::store) struct ResultInsert {
-    #[serde(flatten)]
     pub token: Token,
     pub objective: Option<f64>,
     pub metrics_json: String,
@@ -112,7 +104,11 @@ pub(in crate::store) struct CheckpointInsert {
 }
 
 pub(in crate::store) async fn insert_events<T: Tx>(tx: &mut T, events: &[EventRow]) -> Result<(), Error> {
-    tx.execute(INSERT_EVENTS, args![to_json(events)]).await?;
+    let batch = Batch::of(events).int(|row| row.sweep).int(|row| row.seq).int(|row| row.at);
+    let batch = batch.text(|row| row.kind.as_str()).int(|row| row.trial).int(|row| row.attempt);
+    let batch = batch.text(|row| row.worker.as_str()).int(|row| row.epoch);
+    let batch = batch.text(|row| row.metrics_json.as_deref()).text(|row| row.class.as_deref());
+    tx.execute_all(INSERT_EVENTS, batch.text(|row| row.message.as_str()), args![]).await?;
     Ok(())
 }
 
@@ -166,10 +162,10 @@ pub(in crate::store) async fn insert_results<T: Tx>(
     tx: &mut T,
     results: &[ResultInsert],
 ) -> Result<(), Error> {
-    if results.is_empty() {
-        return Ok(());
-    }
-    tx.execute(INSERT_RESULTS, args![to_json(results)]).await?;
+    let batch = Batch::of(results).int(|new| new.token.trial.0).int(|new| i64::from(new.token.attempt));
+    let batch = batch.real(|new| new.objective).text(|new| new.metrics_json.as_str());
+    let batch = batch.text(|new| new.artifact.as_deref()).text(|new| new.digest.as_str());
+    tx.execute_all(INSERT_RESULTS, batch.int(|new| new.origin), args![]).await?;
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 //! `json_each($1)` and `json_to_recordset($1::json)` unfold a batch: one parameter, one round trip, however many rows.
 
 pub(super) mod history;
+pub(super) mod leases;
+pub(super) mod needs;
 pub(super) mod prefixes;
 pub(super) mod reuse;
 pub(super) mod rungs;

@@ -1,9 +1,8 @@
 //! Table `prefix`, and the trials that wait for one.
 
-use serde::Serialize;
-
+use super::trials::numbers;
 use crate::store::error::Error;
-use crate::store::rows::{LeaderRow, PrefixRow, to_json};
+use crate::store::rows::{LeaderRow, PrefixRow};
 use crate::store::tx::{Sql, Tx, args};
 use crate::trial::{Millis, TrialId};
 
@@ -25,10 +24,8 @@ macro_rules! groups {
         )
     };
 }
-const GROUPS: Sql = Sql {
-    sqlite: groups!("IN (SELECT value FROM json_each($1))"),
-    postgres: groups!("= ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))"),
-};
+const GROUPS: Sql =
+    Sql { sqlite: groups!("IN (SELECT value FROM json_each($1))"), postgres: groups!("= ANY ($1)") };
 const PUBLISH: Sql = Sql::both(
     "INSERT INTO prefix (sweep, hash, seed, start_from, url) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
 );
@@ -72,13 +69,11 @@ macro_rules! leaders {
         )
     };
 }
-const LEADERS: Sql = Sql {
-    sqlite: leaders!("IN (SELECT value FROM json_each($1))"),
-    postgres: leaders!("= ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))"),
-};
+const LEADERS: Sql =
+    Sql { sqlite: leaders!("IN (SELECT value FROM json_each($1))"), postgres: leaders!("= ANY ($1)") };
 
 /// A group: trials of a sweep that are the same to the bit before they prune.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) struct Group {
     pub sweep: i64,
     pub hash: String,
@@ -92,7 +87,7 @@ pub(in crate::store) async fn groups<T: Tx>(
     sweep: i64,
     trials: &[TrialId],
 ) -> Result<Vec<(Group, bool)>, Error> {
-    let rows: Vec<PrefixRow> = tx.fetch(GROUPS, args![to_json(trials), sweep]).await?;
+    let rows: Vec<PrefixRow> = tx.fetch(GROUPS, args![numbers(trials), sweep]).await?;
     let group = |row: PrefixRow| {
         let PrefixRow { hash, seed, start_from, has_result } = row;
         (Group { sweep, hash, seed, start_from }, has_result != 0)
@@ -125,5 +120,5 @@ pub(in crate::store) async fn release_next<T: Tx>(tx: &mut T, group: &Group) -> 
 
 /// Which of these trials others wait for, with the epochs that those go back to.
 pub(in crate::store) async fn leaders<T: Tx>(tx: &mut T, trials: &[i64]) -> Result<Vec<LeaderRow>, Error> {
-    Ok(tx.fetch(LEADERS, args![to_json(trials), HELD]).await?)
+    Ok(tx.fetch(LEADERS, args![trials.to_vec(), HELD]).await?)
 }

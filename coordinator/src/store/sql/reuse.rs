@@ -40,10 +40,8 @@ macro_rules! reusable {
         )
     };
 }
-const REUSABLE: Sql = Sql {
-    sqlite: reusable!("IN (SELECT value FROM json_each($1))"),
-    postgres: reusable!("= ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))"),
-};
+const REUSABLE: Sql =
+    Sql { sqlite: reusable!("IN (SELECT value FROM json_each($1))"), postgres: reusable!("= ANY ($1)") };
 
 /// A result that a trial takes over, if it may.
 const ORIGIN: Sql = Sql::both(
@@ -84,7 +82,7 @@ pub(in crate::store) async fn insert<T: Tx>(tx: &mut T, rows: &[ReusableInsert])
 }
 
 pub(in crate::store) async fn reusable<T: Tx>(tx: &mut T, trials: &[i64]) -> Result<Vec<ReusableRow>, Error> {
-    Ok(tx.fetch(REUSABLE, args![to_json(trials)]).await?)
+    Ok(tx.fetch(REUSABLE, args![trials.to_vec()]).await?)
 }
 
 pub(in crate::store) async fn origin<T: Tx>(

@@ -1,13 +1,10 @@
 //! Tables `sweep`, `source`, `configuration`.
 
-use serde::Serialize;
-
-use crate::fair::Candidate;
 use crate::store::error::Error;
 use crate::store::rows::{
-    CandidateRow, ConfigurationRow, FailureRow, KeyRow, RecipeRow, SourceRow, SweepRow, to_json,
+    CandidateRow, ConfigurationRow, FailureRow, KeyRow, RecipeRow, SourceRow, SweepRow,
 };
-use crate::store::tx::{Sql, Tx, args, locking};
+use crate::store::tx::{Batch, Sql, Tx, args, locking};
 use crate::trial::{Millis, TrialId};
 
 const BY_KEY: Sql = locking!("SELECT * FROM sweep WHERE key = $1");
@@ -24,7 +21,7 @@ const LIST: Sql = Sql::both("SELECT * FROM sweep ORDER BY number DESC LIMIT $1")
 const LOCK: Sql = Sql {
     sqlite: "SELECT * FROM sweep WHERE number IN (SELECT value FROM json_each($1)) ORDER BY number",
     postgres: "SELECT * FROM sweep
-                WHERE number = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
+                WHERE number = ANY ($1)
                 ORDER BY number FOR NO KEY UPDATE",
 };
 
@@ -35,7 +32,7 @@ const LOCK_OF: Sql = Sql {
               ORDER BY number",
     postgres: "SELECT * FROM sweep
                 WHERE number IN (SELECT sweep FROM trial
-                                  WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint)))
+                                  WHERE id = ANY ($1))
                 ORDER BY number FOR NO KEY UPDATE",
 };
 
@@ -46,35 +43,28 @@ const ANY_QUEUED: Sql = Sql::both(
 /// Without a lock, for who only wants to know.
 const PEEK: Sql = Sql {
     sqlite: LOCK.sqlite,
-    postgres:
-        "SELECT * FROM sweep
-                WHERE number = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint)) ORDER BY number",
+    postgres: "SELECT * FROM sweep
+                WHERE number = ANY ($1) ORDER BY number",
 };
 
-/// Active sweeps, and how many trials each may give now: 0 unless one is due, has one of the needs, and did not fail
-/// last on the worker `$3` within the time until `$4` while there is another worker.
+/// Active sweeps, and with which of the needs `$1` each has trials that are due.
 const CANDIDATES: Sql = Sql {
     sqlite: "SELECT s.number, s.project, s.priority, s.running, s.served,
-                    CASE WHEN s.queued > 0 AND (s.max_running IS NULL OR s.running < s.max_running)
-                          AND EXISTS (SELECT 1 FROM trial t
-                                       WHERE t.sweep = s.number AND t.need IN (SELECT value FROM json_each($1))
-                                         AND t.state = 'queued' AND t.not_before <= $2
-                                         AND (t.failed_on IS NULL OR t.failed_on <> $3 OR t.not_before <= $4
-                                              OR NOT EXISTS (SELECT 1 FROM worker w
-                                                              WHERE w.state = 'live' AND w.id <> $3)))
-                         THEN min(s.queued, coalesce(s.max_running - s.running, s.queued)) ELSE 0 END AS room
-               FROM sweep s WHERE s.state = 'active'",
+                    min(s.queued, coalesce(s.max_running - s.running, s.queued)) AS room,
+                    (SELECT json_group_array(n.value) FROM json_each($1) n
+                      WHERE s.queued > 0
+                        AND EXISTS (SELECT 1 FROM trial t
+                                     WHERE t.sweep = s.number AND t.need = n.value AND t.state = 'queued'
+                                       AND t.not_before <= $2)) AS needs_json
+               FROM sweep s WHERE s.state = 'active' ORDER BY s.number",
     postgres: "SELECT s.number, s.project, s.priority, s.running, s.served,
-                      CASE WHEN s.queued > 0 AND (s.max_running IS NULL OR s.running < s.max_running)
-                            AND EXISTS (SELECT 1 FROM trial t
-                                         WHERE t.sweep = s.number
-                                           AND t.need = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
-                                           AND t.state = 'queued' AND t.not_before <= $2
-                                           AND (t.failed_on IS NULL OR t.failed_on <> $3 OR t.not_before <= $4
-                                                OR NOT EXISTS (SELECT 1 FROM worker w
-                                                                WHERE w.state = 'live' AND w.id <> $3)))
-                           THEN least(s.queued, s.max_running - s.running) ELSE 0 END AS room
-                 FROM sweep s WHERE s.state = 'active'",
+                      least(s.queued, s.max_running - s.running) AS room,
+                      (SELECT coalesce(json_agg(n.value), '[]')::text FROM unnest($1::bigint[]) AS n(value)
+                        WHERE s.queued > 0
+                          AND EXISTS (SELECT 1 FROM trial t
+                                       WHERE t.sweep = s.number AND t.need = n.value AND t.state = 'queued'
+                                         AND t.not_before <= $2)) AS needs_json
+                 FROM sweep s WHERE s.state = 'active' ORDER BY s.number",
 };
 
 const INSERT: Sql = Sql::both(
@@ -103,22 +93,15 @@ const UPDATE: Sql = Sql::both(
 );
 
 const INSERT_CONFIGURATIONS: Sql = Sql {
-    sqlite:
-        "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs, lr,
-                                        is_lr_scaled, parent, scope, bracket, prefix, rewind)
-             SELECT $1, value ->> 'number', value ->> 'stage', value ->> 'block', value ->> 'hash',
-                    value ->> 'settings_json', value ->> 'recipe_json', value ->> 'epochs', value ->> 'lr', value ->> 'is_lr_scaled',
-                    value ->> 'parent', value ->> 'scope', value ->> 'bracket', value ->> 'prefix',
-                    value ->> 'rewind'
-               FROM json_each($2)",
-    postgres:
-        "INSERT INTO configuration (sweep, number, stage, block, hash, settings_json, recipe_json, epochs, lr,
-                                          is_lr_scaled, parent, scope, bracket, prefix, rewind)
-               SELECT $1, x.*
-                 FROM json_to_recordset($2::json) AS x(number bigint, stage text, block text, hash text,
-                                                       settings_json text, recipe_json text, epochs bigint,
-                                                       lr double precision, is_lr_scaled bigint, parent bigint, scope text,
-                                                       bracket bigint, prefix text, rewind bigint)",
+    sqlite: "INSERT INTO configuration (number, stage, block, hash, settings_json, recipe_json, epochs, lr, is_lr_scaled,
+                                        parent, scope, bracket, prefix, rewind, sweep)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+    postgres: "INSERT INTO configuration (number, stage, block, hash, settings_json, recipe_json, epochs, lr,
+                                          is_lr_scaled, parent, scope, bracket, prefix, rewind, sweep)
+               SELECT x.*, $15
+                 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+                             $8::double precision[], $9::bigint[], $10::bigint[], $11::text[], $12::bigint[], $13::text[],
+                             $14::bigint[]) x",
 };
 const CONFIGURATIONS: Sql = Sql::both(
     "SELECT number, hash, stage, block, settings_json FROM configuration
@@ -134,13 +117,6 @@ const FAILURES: Sql = Sql::both(
        JOIN trial t ON t.id = x.first
       ORDER BY x.trials DESC, x.class",
 );
-
-/// Whose failures keep a trial away from it, and for how long the trial is left to others.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct Avoiding<'a> {
-    pub worker: &'a str,
-    pub patience: Millis,
-}
 
 /// A sweep to be written.
 #[derive(Debug)]
@@ -171,7 +147,7 @@ pub(in crate::store) struct SweepInsert<'a> {
 }
 
 /// A configuration to be written.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(in crate::store) struct ConfigurationInsert<'a> {
     pub number: i64,
     pub stage: &'a str,
@@ -233,12 +209,12 @@ pub(in crate::store) async fn active<T: Tx>(tx: &mut T) -> Result<Vec<SweepRow>,
 
 /// Locks sweeps, in the order that keeps lockers from waiting for each other in a circle.
 pub(in crate::store) async fn lock<T: Tx>(tx: &mut T, numbers: &[i64]) -> Result<Vec<SweepRow>, Error> {
-    Ok(tx.fetch(LOCK, args![to_json(numbers)]).await?)
+    Ok(tx.fetch(LOCK, args![numbers.to_vec()]).await?)
 }
 
 /// Locks the sweeps that these trials belong to. A trial never changes its sweep.
 pub(in crate::store) async fn lock_of<T: Tx>(tx: &mut T, trials: &[TrialId]) -> Result<Vec<SweepRow>, Error> {
-    Ok(tx.fetch(LOCK_OF, args![to_json(trials)]).await?)
+    Ok(tx.fetch(LOCK_OF, args![super::trials::numbers(trials)]).await?)
 }
 
 /// Whether any active sweep has a trial waiting, due or not.
@@ -248,27 +224,16 @@ pub(in crate::store) async fn any_queued<T: Tx>(tx: &mut T) -> Result<bool, Erro
 }
 
 pub(in crate::store) async fn peek<T: Tx>(tx: &mut T, numbers: &[i64]) -> Result<Vec<SweepRow>, Error> {
-    Ok(tx.fetch(PEEK, args![to_json(numbers)]).await?)
+    Ok(tx.fetch(PEEK, args![numbers.to_vec()]).await?)
 }
 
-/// Active sweeps, for [`crate::fair::shares`]. A trial that failed on `avoiding` is left to others for `patience`.
+/// Active sweeps, and with which of the needs each has trials that are due.
 pub(in crate::store) async fn candidates<T: Tx>(
     tx: &mut T,
     needs: &[i64],
-    avoiding: Avoiding<'_>,
     now: Millis,
-) -> Result<Vec<Candidate>, Error> {
-    let args = args![to_json(needs), now, avoiding.worker, now - avoiding.patience];
-    let rows: Vec<CandidateRow> = tx.fetch(CANDIDATES, args).await?;
-    let candidate = |row: CandidateRow| Candidate {
-        number: row.number,
-        project: row.project,
-        priority: row.priority,
-        running: row.running,
-        room: row.room,
-        served: row.served,
-    };
-    Ok(rows.into_iter().map(candidate).collect())
+) -> Result<Vec<CandidateRow>, Error> {
+    Ok(tx.fetch(CANDIDATES, args![needs.to_vec(), now]).await?)
 }
 
 pub(in crate::store) async fn insert<T: Tx>(
@@ -355,7 +320,12 @@ pub(in crate::store) async fn insert_configurations<T: Tx>(
     sweep: i64,
     rows: &[ConfigurationInsert<'_>],
 ) -> Result<(), Error> {
-    tx.execute(INSERT_CONFIGURATIONS, args![sweep, to_json(rows)]).await?;
+    let batch = Batch::of(rows).int(|new| new.number).text(|new| new.stage).text(|new| new.block);
+    let batch = batch.text(|new| new.hash).text(|new| new.settings_json).text(|new| new.recipe_json);
+    let batch = batch.int(|new| i64::from(new.epochs)).real(|new| new.lr).int(|new| new.is_lr_scaled);
+    let batch = batch.int(|new| new.parent).text(|new| new.scope).int(|new| i64::from(new.bracket));
+    let batch = batch.text(|new| new.prefix).int(|new| new.rewind.map(i64::from));
+    tx.execute_all(INSERT_CONFIGURATIONS, batch, args![sweep]).await?;
     Ok(())
 }
 

@@ -1,48 +1,36 @@
-//! Tables `trial`, `lease`, `attempt`.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! Table `trial`, and what is shown of it.
 
 use serde::Serialize;
 
-use super::sweeps::Avoiding;
-use crate::offer::Need;
 use crate::store::error::Error;
 use crate::store::rows::{
-    AssignmentRow, AttemptRow, CountRow, KeyRow, LeaseRow, NeedRow, OutcomesRow, TrialChange, TrialRow,
-    TrialView, to_json,
+    AssignmentRow, KeyRow, OutcomesRow, QueuedRow, TrialChange, TrialRow, TrialView, to_json,
 };
-use crate::store::tx::{Sql, Tx, args, locking};
+use crate::store::tx::{Batch, Sql, Tx, args, locking};
 use crate::trial::{FailureClass, Millis, TrialId, WorkerId};
 
 const INSERT: Sql = Sql {
-    sqlite: "INSERT INTO trial (sweep, config, seed, need, start_from, state, attempt, failures, interruptions, lost,
+    sqlite: "INSERT INTO trial (config, seed, need, start_from, sweep, state, attempt, failures, interruptions, lost,
                                 epoch, not_before)
-             SELECT $1, value ->> 'config', value ->> 'seed', value ->> 'need', value ->> 'start_from', 'queued',
-                    0, 0, 0, 0, 0, value ->> 'not_before'
-               FROM json_each($2)",
-    postgres: "INSERT INTO trial (sweep, config, seed, need, start_from, state, attempt, failures, interruptions, lost,
+             VALUES ($1, $2, $3, $4, $6, 'queued', 0, 0, 0, 0, 0, $5)",
+    postgres: "INSERT INTO trial (config, seed, need, start_from, sweep, state, attempt, failures, interruptions, lost,
                                   epoch, not_before)
-               SELECT $1, x.config, x.seed, x.need, x.start_from, 'queued', 0, 0, 0, 0, 0, x.not_before
-                 FROM json_to_recordset($2::json) AS x(config bigint, seed bigint, need bigint, start_from bigint,
-                                                       not_before bigint)",
+               SELECT x.config, x.seed, x.need, x.start_from, $6, 'queued', 0, 0, 0, 0, 0, x.not_before
+                 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+                      AS x(config, seed, need, start_from, not_before)",
 };
 
 const SWEEPS_OF: Sql = Sql {
     sqlite: "SELECT DISTINCT sweep AS key FROM trial WHERE id IN (SELECT value FROM json_each($1)) ORDER BY 1",
-    postgres: "SELECT DISTINCT sweep AS key FROM trial
-                WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint)) ORDER BY 1",
+    postgres: "SELECT DISTINCT sweep AS key FROM trial WHERE id = ANY ($1) ORDER BY 1",
 };
 const LOAD: Sql = Sql {
     sqlite: "SELECT * FROM trial WHERE id IN (SELECT value FROM json_each($1)) ORDER BY id",
-    postgres: "SELECT * FROM trial WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
-                ORDER BY id FOR NO KEY UPDATE",
+    postgres: "SELECT * FROM trial WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
 };
 /// Without a lock, for who only wants to know.
-const PEEK: Sql = Sql {
-    sqlite: LOAD.sqlite,
-    postgres: "SELECT * FROM trial WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
-                ORDER BY id",
-};
+const PEEK: Sql =
+    Sql { sqlite: LOAD.sqlite, postgres: "SELECT * FROM trial WHERE id = ANY ($1) ORDER BY id" };
 const RUNNING: Sql = locking!("SELECT * FROM trial WHERE sweep = $1 AND state = 'running' ORDER BY id");
 /// `$2`: classes, as JSON.
 const FAILED: Sql = Sql {
@@ -56,129 +44,67 @@ const CANCEL_QUEUED: Sql = Sql::both(
     "UPDATE trial SET state = 'cancelled', not_before = NULL, ended = $2 WHERE sweep = $1 AND state = 'queued'",
 );
 
-/// Due trials of a sweep with one of the needs, those that the worker is warm for first, then in order. Reads few more
-/// than `$4` index entries per need. What failed on the worker `$5` within the time until `$6` is left to others.
-const CLAIMABLE: Sql = Sql {
-    sqlite: "SELECT t.* FROM json_each($2) n CROSS JOIN trial t
+/// Due trials of sweeps and needs, in order, at most `$3` of each after the one that is given. The sweeps are locked, so
+/// nobody else takes one of them.
+const QUEUED: Sql = Sql {
+    sqlite: "SELECT t.id, t.sweep, t.need, t.not_before, t.failed_on FROM json_each($1) x CROSS JOIN trial t
               WHERE t.id IN (SELECT q.id FROM trial q
-                              WHERE q.sweep = $1 AND q.need = n.value ->> 'need' AND q.state = 'queued'
-                                AND q.not_before <= $3
-                                AND (q.failed_on IS NULL OR q.failed_on <> $5 OR q.not_before <= $6
-                                     OR NOT EXISTS (SELECT 1 FROM worker w WHERE w.state = 'live' AND w.id <> $5))
-                              ORDER BY q.id LIMIT $4)
-              ORDER BY n.value ->> 'cold', t.id LIMIT $4",
-    postgres: "SELECT t.* FROM trial t
-                WHERE t.id = ANY (ARRAY(
-                          SELECT q.id FROM json_to_recordset($2::json) AS n(need bigint, cold bigint)
-                           CROSS JOIN LATERAL (SELECT id FROM trial
-                                                WHERE sweep = $1 AND need = n.need AND state = 'queued'
-                                                  AND not_before <= $3
-                                                  AND (failed_on IS NULL OR failed_on <> $5 OR not_before <= $6
-                                                       OR NOT EXISTS (SELECT 1 FROM worker w
-                                                                       WHERE w.state = 'live' AND w.id <> $5))
-                                                ORDER BY id LIMIT $4) q
-                           ORDER BY n.cold, q.id LIMIT $4))
-                  AND t.state = 'queued'
-                ORDER BY t.id FOR NO KEY UPDATE SKIP LOCKED",
+                              WHERE q.sweep = x.value ->> 'sweep' AND q.need = x.value ->> 'need'
+                                AND q.id > x.value ->> 'after' AND q.state = 'queued' AND q.not_before <= $2
+                              ORDER BY q.id LIMIT $3)",
+    postgres: "SELECT q.* FROM json_to_recordset($1::json) AS x(sweep bigint, need bigint, after bigint)
+                CROSS JOIN LATERAL (SELECT id, sweep, need, not_before, failed_on FROM trial
+                                     WHERE sweep = x.sweep AND need = x.need AND id > x.after
+                                       AND state = 'queued' AND not_before <= $2
+                                     ORDER BY id LIMIT $3) q",
 };
 
 const UPDATE: Sql = Sql {
     sqlite: "UPDATE trial
-                SET state = x.value ->> 'state', attempt = x.value ->> 'attempt', failures = x.value ->> 'failures',
-                    interruptions = x.value ->> 'interruptions', lost = x.value ->> 'lost',
-                    failed_on = x.value ->> 'failed_on', epoch = x.value ->> 'epoch',
-                    not_before = x.value ->> 'not_before', worker = x.value ->> 'worker', class = x.value ->> 'class',
-                    message = x.value ->> 'message', ended = x.value ->> 'ended'
-               FROM json_each($1) x
-              WHERE trial.id = x.value ->> 'id' AND trial.attempt = x.value ->> 'was_attempt'
-                AND trial.state = x.value ->> 'was_state'",
+                SET state = $4, attempt = $5, failures = $6, interruptions = $7, lost = $8, failed_on = $9, epoch = $10,
+                    not_before = $11, worker = $12, class = $13, message = $14, ended = $15
+              WHERE id = $1 AND attempt = $2 AND state = $3",
     postgres: "UPDATE trial t
                   SET state = x.state, attempt = x.attempt, failures = x.failures, interruptions = x.interruptions,
-                      lost = x.lost, failed_on = x.failed_on, epoch = x.epoch, not_before = x.not_before, worker = x.worker, class = x.class,
-                      message = x.message, ended = x.ended
-                 FROM json_to_recordset($1::json)
-                      AS x(id bigint, was_attempt bigint, was_state text, state text, attempt bigint, failures bigint,
-                           interruptions bigint, lost bigint, failed_on text, epoch bigint, not_before bigint, worker text, class text,
-                           message text, ended bigint)
+                      lost = x.lost, failed_on = x.failed_on, epoch = x.epoch, not_before = x.not_before,
+                      worker = x.worker, class = x.class, message = x.message, ended = x.ended
+                 FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[],
+                             $7::bigint[], $8::bigint[], $9::text[], $10::bigint[], $11::bigint[], $12::text[],
+                             $13::text[], $14::text[], $15::bigint[])
+                      AS x(id, was_attempt, was_state, state, attempt, failures, interruptions, lost, failed_on, epoch,
+                           not_before, worker, class, message, ended)
                 WHERE t.id = x.id AND t.attempt = x.was_attempt AND t.state = x.was_state",
 };
 
-const INSERT_LEASES: Sql = Sql {
-    sqlite: "INSERT INTO lease (trial, attempt, worker, until)
-             SELECT value ->> 'trial', value ->> 'attempt', $2, $3 FROM json_each($1)",
-    postgres: "INSERT INTO lease (trial, attempt, worker, until)
-               SELECT x.trial, x.attempt, $2, $3
-                 FROM json_to_recordset($1::json) AS x(trial bigint, attempt bigint)",
-};
-const LOCK_LEASES: Sql = Sql {
-    sqlite: "SELECT * FROM lease WHERE trial IN (SELECT value FROM json_each($1)) ORDER BY trial",
-    postgres:
-        "SELECT * FROM lease WHERE trial = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
-                ORDER BY trial FOR NO KEY UPDATE",
-};
-const RENEW_LEASES: Sql = Sql {
-    sqlite: "UPDATE lease SET until = $3 FROM json_each($1) x
-              WHERE lease.trial = x.value ->> 'trial' AND lease.attempt = x.value ->> 'attempt'
-                AND lease.worker = $2",
-    postgres: "UPDATE lease l SET until = $3
-                 FROM json_to_recordset($1::json) AS x(trial bigint, attempt bigint)
-                WHERE l.trial = x.trial AND l.attempt = x.attempt AND l.worker = $2",
-};
-const DELETE_LEASES: Sql = Sql {
-    sqlite: "DELETE FROM lease
-              WHERE trial IN (SELECT value ->> 'trial' FROM json_each($1))
-                AND (trial, attempt) IN (SELECT value ->> 'trial', value ->> 'attempt' FROM json_each($1))",
-    postgres: "DELETE FROM lease l USING json_to_recordset($1::json) AS x(trial bigint, attempt bigint)
-                WHERE l.trial = x.trial AND l.attempt = x.attempt",
-};
-const HELD: Sql = Sql::both("SELECT count(*) AS key FROM lease WHERE worker = $1");
-const EXPIRED_LEASES: Sql = Sql::both("SELECT * FROM lease WHERE until < $1 ORDER BY trial LIMIT $2");
+macro_rules! assignment {
+    ($rest:literal) => {
+        concat!(
+            "SELECT t.id AS trial, t.attempt AS attempt, s.id AS sweep_id, c.recipe_json AS recipe_json, t.seed AS seed,
+                    s.timeout_ms AS timeout_ms, s.checkpoint_json AS checkpoint_json, k.url AS checkpoint,
+                    b.artifact AS start, s.reuse AS reuse,
+                    CASE s.share_prefix WHEN 1 THEN c.prefix END AS prefix, p.url AS prefix_url
+               FROM trial t
+               JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
+               JOIN sweep s ON s.number = t.sweep
+               LEFT JOIN checkpoint k ON k.trial = t.id
+               LEFT JOIN result b ON b.trial = t.start_from
+               LEFT JOIN prefix p ON p.sweep = t.sweep AND p.hash = c.prefix AND p.seed = t.seed
+                                 AND p.start_from = coalesce(t.start_from, 0) ",
+            $rest
+        )
+    };
+}
 
-const INSERT_ATTEMPTS: Sql = Sql {
-    sqlite: "INSERT INTO attempt (trial, number, worker, request, started)
-             SELECT value ->> 'trial', value ->> 'attempt', $2, $3, $4 FROM json_each($1)",
-    postgres: "INSERT INTO attempt (trial, number, worker, request, started)
-               SELECT x.trial, x.attempt, $2, $3, $4
-                 FROM json_to_recordset($1::json) AS x(trial bigint, attempt bigint)",
+/// What these trials are to run.
+const ASSIGNMENTS: Sql = Sql {
+    sqlite: assignment!("WHERE t.id IN (SELECT value FROM json_each($1)) ORDER BY t.id"),
+    postgres: assignment!("WHERE t.id = ANY ($1) ORDER BY t.id"),
 };
-const END_ATTEMPTS: Sql = Sql {
-    sqlite: "UPDATE attempt
-                SET ended = $2, how = x.value ->> 'how', class = x.value ->> 'class',
-                    message = x.value ->> 'message', digest = x.value ->> 'digest'
-               FROM json_each($1) x
-              WHERE attempt.trial = x.value ->> 'trial' AND attempt.number = x.value ->> 'attempt'
-                AND attempt.how IS NULL",
-    postgres:
-        "UPDATE attempt a SET ended = $2, how = x.how, class = x.class, message = x.message, digest = x.digest
-                 FROM json_to_recordset($1::json)
-                      AS x(trial bigint, attempt bigint, how text, class text, message text, digest text)
-                WHERE a.trial = x.trial AND a.number = x.attempt AND a.how IS NULL",
-};
-const ATTEMPTS: Sql = Sql {
-    sqlite: "SELECT * FROM attempt WHERE trial IN (SELECT value FROM json_each($1)) ORDER BY trial, number",
-    postgres:
-        "SELECT * FROM attempt WHERE trial = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))
-                ORDER BY trial, number",
-};
-
 /// What a request has leased and still runs.
-const ASSIGNMENTS: Sql = Sql::both(
-    "SELECT t.id AS trial, t.attempt AS attempt, s.id AS sweep_id, c.recipe_json AS recipe_json, t.seed AS seed,
-            s.timeout_ms AS timeout_ms, s.checkpoint_json AS checkpoint_json, k.url AS checkpoint,
-            b.artifact AS start, s.reuse AS reuse,
-            CASE s.share_prefix WHEN 1 THEN c.prefix END AS prefix, p.url AS prefix_url
-       FROM attempt a
-       JOIN trial t ON t.id = a.trial AND t.attempt = a.number AND t.state = 'running'
-       JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
-       JOIN sweep s ON s.number = t.sweep
-       LEFT JOIN checkpoint k ON k.trial = t.id
-       LEFT JOIN result b ON b.trial = t.start_from
-       LEFT JOIN prefix p ON p.sweep = t.sweep AND p.hash = c.prefix AND p.seed = t.seed
-                         AND p.start_from = coalesce(t.start_from, 0)
-      WHERE a.worker = $1 AND a.request = $2
-      ORDER BY t.id",
-);
-const REQUESTED: Sql = Sql::both("SELECT count(*) AS key FROM attempt WHERE worker = $1 AND request = $2");
+const REQUESTED: Sql = Sql::both(assignment!(
+    "JOIN attempt a ON a.trial = t.id AND a.number = t.attempt
+      WHERE t.state = 'running' AND a.worker = $1 AND a.request = $2 ORDER BY t.id"
+));
 
 macro_rules! trial_view {
     () => {
@@ -210,20 +136,6 @@ const VIEWS: Sql = Sql {
          ORDER BY t.id LIMIT $4"
     ),
 };
-const RECIPE: Sql = Sql::both(
-    "SELECT t.id AS trial, t.attempt AS attempt, s.id AS sweep_id, c.recipe_json AS recipe_json, t.seed AS seed,
-            s.timeout_ms AS timeout_ms, s.checkpoint_json AS checkpoint_json, k.url AS checkpoint,
-            b.artifact AS start, s.reuse AS reuse,
-            CASE s.share_prefix WHEN 1 THEN c.prefix END AS prefix, p.url AS prefix_url
-       FROM trial t
-       JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
-       JOIN sweep s ON s.number = t.sweep
-       LEFT JOIN checkpoint k ON k.trial = t.id
-       LEFT JOIN result b ON b.trial = t.start_from
-       LEFT JOIN prefix p ON p.sweep = t.sweep AND p.hash = c.prefix AND p.seed = t.seed
-                         AND p.start_from = coalesce(t.start_from, 0)
-      WHERE t.id = $1",
-);
 /// What became of the trials of configurations, in the order of these. What was stopped early has no result, only a last
 /// score, which its own row shows. `$score` writes a score with all of its digits.
 macro_rules! outcomes {
@@ -247,37 +159,12 @@ macro_rules! outcomes {
 const OUTCOMES: Sql =
     Sql { sqlite: outcomes!("printf('%!.17g', r.objective)"), postgres: outcomes!("r.objective::text") };
 
-const INSERT_NEEDS: Sql = Sql {
-    sqlite: "INSERT INTO need (backbone, task, splits_json, method, gpu_memory_mib, labels_json)
-             SELECT value ->> 'backbone', value ->> 'task', value ->> 'splits_json', value ->> 'method',
-                    value ->> 'gpu_memory_mib', value ->> 'labels_json'
-               FROM json_each($1) WHERE true
-             ON CONFLICT DO NOTHING",
-    postgres: "INSERT INTO need (backbone, task, splits_json, method, gpu_memory_mib, labels_json)
-               SELECT x.* FROM json_to_recordset($1::json)
-                      AS x(backbone text, task text, splits_json text, method text, gpu_memory_mib bigint,
-                           labels_json text)
-                ORDER BY 1, 2, 3, 4, 5, 6
-               ON CONFLICT DO NOTHING",
-};
 const DUE_BEFORE: Sql = Sql::both(
     "SELECT count(*) AS key FROM trial
       WHERE sweep = $1 AND need = $2 AND state = 'queued' AND id < $3 AND not_before <= $4",
 );
-const NEEDS: Sql = Sql::both("SELECT * FROM need ORDER BY id");
-const QUEUED_NEEDS: Sql = Sql::both(
-    "SELECT need AS key, count(*) AS count FROM trial WHERE sweep = $1 AND state = 'queued' GROUP BY need ORDER BY 1",
-);
-
-/// One attempt of one trial: the fencing token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct Token {
-    pub trial: TrialId,
-    pub attempt: u32,
-}
-
 /// A trial to be written.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(in crate::store) struct TrialInsert {
     pub config: i64,
     pub seed: i64,
@@ -286,56 +173,37 @@ pub(in crate::store) struct TrialInsert {
     pub not_before: Millis,
 }
 
-/// A need to be written, if it is new.
-#[derive(Debug, Serialize)]
-struct NeedInsert {
-    backbone: String,
-    task: String,
-    splits_json: String,
-    method: String,
-    gpu_memory_mib: u64,
-    labels_json: String,
-}
-
-/// A need that the worker at hand serves, and whether it would have to load something first.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(in crate::store) struct Served {
-    pub need: i64,
-    pub cold: i64,
-}
-
-/// How an attempt ended, to be written.
-#[derive(Debug, Serialize)]
-pub(in crate::store) struct AttemptEnd {
-    #[serde(flatten)]
-    pub token: Token,
-    pub how: &'static str,
-    pub class: Option<&'static str>,
-    pub message: Option<String>,
-    pub digest: Option<String>,
-}
-
 pub(in crate::store) async fn insert<T: Tx>(
     tx: &mut T,
     sweep: i64,
     rows: &[TrialInsert],
 ) -> Result<(), Error> {
-    tx.execute(INSERT, args![sweep, to_json(rows)]).await?;
+    let batch = Batch::of(rows).int(|row| row.config).int(|row| row.seed);
+    let batch = batch.int(|row| row.need).int(|row| row.start_from).int(|row| row.not_before);
+    tx.execute_all(INSERT, batch, args![sweep]).await?;
     Ok(())
+}
+
+pub(super) fn numbers(ids: &[TrialId]) -> Vec<i64> {
+    ids.iter().map(|id| id.0).collect()
+}
+
+fn name(worker: &Option<WorkerId>) -> Option<&str> {
+    worker.as_ref().map(|worker| worker.0.as_str())
 }
 
 /// The sweeps that these trials belong to. A trial never changes its sweep.
 pub(in crate::store) async fn sweeps_of<T: Tx>(tx: &mut T, ids: &[TrialId]) -> Result<Vec<i64>, Error> {
-    let rows: Vec<KeyRow> = tx.fetch(SWEEPS_OF, args![to_json(ids)]).await?;
+    let rows: Vec<KeyRow> = tx.fetch(SWEEPS_OF, args![numbers(ids)]).await?;
     Ok(rows.into_iter().map(|row| row.key).collect())
 }
 
 pub(in crate::store) async fn load<T: Tx>(tx: &mut T, ids: &[TrialId]) -> Result<Vec<TrialRow>, Error> {
-    Ok(tx.fetch(LOAD, args![to_json(ids)]).await?)
+    Ok(tx.fetch(LOAD, args![numbers(ids)]).await?)
 }
 
 pub(in crate::store) async fn peek<T: Tx>(tx: &mut T, ids: &[TrialId]) -> Result<Vec<TrialRow>, Error> {
-    Ok(tx.fetch(PEEK, args![to_json(ids)]).await?)
+    Ok(tx.fetch(PEEK, args![numbers(ids)]).await?)
 }
 
 pub(in crate::store) async fn running<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<TrialRow>, Error> {
@@ -351,17 +219,22 @@ pub(in crate::store) async fn cancel_queued<T: Tx>(
     Ok(tx.execute(CANCEL_QUEUED, args![sweep, now]).await? as i64)
 }
 
-pub(in crate::store) async fn claimable<T: Tx>(
+/// Where to go on in the queue of a sweep's trials with one need: after a trial.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(in crate::store) struct Place {
+    pub sweep: i64,
+    pub need: i64,
+    pub after: i64,
+}
+
+/// Due trials after these places, at most `limit` after each.
+pub(in crate::store) async fn queued<T: Tx>(
     tx: &mut T,
-    sweep: i64,
-    needs: &[Served],
-    avoiding: Avoiding<'_>,
-    now: Millis,
+    places: &[Place],
     limit: i64,
-) -> Result<Vec<TrialRow>, Error> {
-    let needs = to_json(needs);
-    let args = args![sweep, needs, now, limit, avoiding.worker, now - avoiding.patience];
-    Ok(tx.fetch(CLAIMABLE, args).await?)
+    now: Millis,
+) -> Result<Vec<QueuedRow>, Error> {
+    Ok(tx.fetch(QUEUED, args![to_json(places), now, limit]).await?)
 }
 
 /// The failed trials of a locked sweep, of these classes.
@@ -376,106 +249,31 @@ pub(in crate::store) async fn failed<T: Tx>(
 
 /// Writes trials, each only if its attempt and state are still what the decision was made on.
 pub(in crate::store) async fn update<T: Tx>(tx: &mut T, changes: &[TrialChange]) -> Result<(), Error> {
-    if changes.is_empty() {
-        return Ok(());
-    }
-    let written = tx.execute(UPDATE, args![to_json(changes)]).await?;
+    let batch = Batch::of(changes).int(|new| new.id.0).int(|new| i64::from(new.was_attempt));
+    let batch = batch.text(|new| new.was_state).text(|new| new.state).int(|new| i64::from(new.attempt));
+    let batch = batch.int(|new| i64::from(new.failures)).int(|new| i64::from(new.interruptions));
+    let batch = batch.int(|new| i64::from(new.lost)).text(|new| name(&new.failed_on));
+    let batch = batch.int(|new| i64::from(new.epoch)).int(|new| new.not_before).text(|new| name(&new.worker));
+    let batch = batch.text(|new| new.class.map(FailureClass::name)).text(|new| new.message.as_deref());
+    let written = tx.execute_all(UPDATE, batch.int(|new| new.ended), args![]).await?;
     if written == changes.len() as u64 { Ok(()) } else { Err(Error::Conflict("trial")) }
 }
 
-pub(in crate::store) async fn take_leases<T: Tx>(
-    tx: &mut T,
-    tokens: &[Token],
-    worker: &WorkerId,
-    until: Millis,
-) -> Result<(), Error> {
-    tx.execute(INSERT_LEASES, args![to_json(tokens), worker.0.as_str(), until]).await?;
-    Ok(())
-}
-
-pub(in crate::store) async fn lock_leases<T: Tx>(
+/// What these trials are to run, in the order of their ids.
+pub(in crate::store) async fn assignments<T: Tx>(
     tx: &mut T,
     ids: &[TrialId],
-) -> Result<Vec<LeaseRow>, Error> {
-    Ok(tx.fetch(LOCK_LEASES, args![to_json(ids)]).await?)
+) -> Result<Vec<AssignmentRow>, Error> {
+    Ok(tx.fetch(ASSIGNMENTS, args![numbers(ids)]).await?)
 }
 
-pub(in crate::store) async fn renew_leases<T: Tx>(
-    tx: &mut T,
-    tokens: &[Token],
-    worker: &WorkerId,
-    until: Millis,
-) -> Result<(), Error> {
-    let renewed = tx.execute(RENEW_LEASES, args![to_json(tokens), worker.0.as_str(), until]).await?;
-    if renewed == tokens.len() as u64 { Ok(()) } else { Err(Error::Conflict("lease")) }
-}
-
-/// Takes leases away. The lease is the token: one that is gone already is a lost race.
-pub(in crate::store) async fn drop_leases<T: Tx>(tx: &mut T, tokens: &[Token]) -> Result<(), Error> {
-    if tokens.is_empty() {
-        return Ok(());
-    }
-    let dropped = tx.execute(DELETE_LEASES, args![to_json(tokens)]).await?;
-    if dropped == tokens.len() as u64 { Ok(()) } else { Err(Error::Conflict("lease")) }
-}
-
-/// How many leases a worker has.
-pub(in crate::store) async fn held<T: Tx>(tx: &mut T, worker: &WorkerId) -> Result<i64, Error> {
-    let row: Option<KeyRow> = tx.fetch_one(HELD, args![worker.0.as_str()]).await?;
-    Ok(row.map_or(0, |row| row.key))
-}
-
-pub(in crate::store) async fn expired_leases<T: Tx>(
-    tx: &mut T,
-    before: Millis,
-    limit: i64,
-) -> Result<Vec<LeaseRow>, Error> {
-    Ok(tx.fetch(EXPIRED_LEASES, args![before, limit]).await?)
-}
-
-pub(in crate::store) async fn start_attempts<T: Tx>(
-    tx: &mut T,
-    tokens: &[Token],
-    worker: &WorkerId,
-    request: &str,
-    now: Millis,
-) -> Result<(), Error> {
-    tx.execute(INSERT_ATTEMPTS, args![to_json(tokens), worker.0.as_str(), request, now]).await?;
-    Ok(())
-}
-
-pub(in crate::store) async fn end_attempts<T: Tx>(
-    tx: &mut T,
-    ends: &[AttemptEnd],
-    now: Millis,
-) -> Result<(), Error> {
-    if ends.is_empty() {
-        return Ok(());
-    }
-    let written = tx.execute(END_ATTEMPTS, args![to_json(ends), now]).await?;
-    if written == ends.len() as u64 { Ok(()) } else { Err(Error::Conflict("attempt")) }
-}
-
-pub(in crate::store) async fn attempts<T: Tx>(tx: &mut T, ids: &[TrialId]) -> Result<Vec<AttemptRow>, Error> {
-    Ok(tx.fetch(ATTEMPTS, args![to_json(ids)]).await?)
-}
-
-pub(in crate::store) async fn assignments<T: Tx>(
+/// What a request has leased and still runs.
+pub(in crate::store) async fn requested<T: Tx>(
     tx: &mut T,
     worker: &WorkerId,
     request: &str,
 ) -> Result<Vec<AssignmentRow>, Error> {
-    Ok(tx.fetch(ASSIGNMENTS, args![worker.0.as_str(), request]).await?)
-}
-
-/// Whether the request has leased anything before.
-pub(in crate::store) async fn was_requested<T: Tx>(
-    tx: &mut T,
-    worker: &WorkerId,
-    request: &str,
-) -> Result<bool, Error> {
-    let row: Option<KeyRow> = tx.fetch_one(REQUESTED, args![worker.0.as_str(), request]).await?;
-    Ok(row.is_some_and(|row| row.key > 0))
+    Ok(tx.fetch(REQUESTED, args![worker.0.as_str(), request]).await?)
 }
 
 pub(in crate::store) async fn views<T: Tx>(
@@ -488,13 +286,6 @@ pub(in crate::store) async fn views<T: Tx>(
     Ok(tx.fetch(VIEWS, args![sweep, after, to_json(states), limit]).await?)
 }
 
-pub(in crate::store) async fn recipe<T: Tx>(
-    tx: &mut T,
-    trial: TrialId,
-) -> Result<Option<AssignmentRow>, Error> {
-    Ok(tx.fetch_one(RECIPE, args![trial.0]).await?)
-}
-
 pub(in crate::store) async fn outcomes<T: Tx>(
     tx: &mut T,
     sweep: i64,
@@ -502,29 +293,6 @@ pub(in crate::store) async fn outcomes<T: Tx>(
     last: i64,
 ) -> Result<Vec<OutcomesRow>, Error> {
     Ok(tx.fetch(OUTCOMES, args![sweep, first, last]).await?)
-}
-
-/// The keys of needs, which are written if they are new.
-pub(in crate::store) async fn need_ids<T: Tx>(
-    tx: &mut T,
-    wanted: &BTreeSet<&Need>,
-) -> Result<BTreeMap<Need, i64>, Error> {
-    insert_needs(tx, wanted).await?;
-    needs(tx).await?.iter().map(|row| Ok((row.need()?, row.id))).collect()
-}
-
-async fn insert_needs<T: Tx>(tx: &mut T, needs: &BTreeSet<&Need>) -> Result<(), Error> {
-    let row = |need: &&Need| NeedInsert {
-        backbone: need.backbone.clone(),
-        task: need.task.clone(),
-        splits_json: to_json(&need.splits),
-        method: need.method.clone(),
-        gpu_memory_mib: need.gpu_memory_mib,
-        labels_json: to_json(&need.labels),
-    };
-    let rows: Vec<_> = needs.iter().map(row).collect();
-    tx.execute(INSERT_NEEDS, args![to_json(&rows)]).await?;
-    Ok(())
 }
 
 /// Due trials of the same sweep and need that come before one.
@@ -535,12 +303,4 @@ pub(in crate::store) async fn due_before<T: Tx>(
 ) -> Result<i64, Error> {
     let count: Option<KeyRow> = tx.fetch_one(DUE_BEFORE, args![row.sweep, row.need, row.id, now]).await?;
     Ok(count.map_or(0, |row| row.key))
-}
-
-pub(in crate::store) async fn needs<T: Tx>(tx: &mut T) -> Result<Vec<NeedRow>, Error> {
-    Ok(tx.fetch(NEEDS, args![]).await?)
-}
-
-pub(in crate::store) async fn queued_needs<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<CountRow>, Error> {
-    Ok(tx.fetch(QUEUED_NEEDS, args![sweep]).await?)
 }

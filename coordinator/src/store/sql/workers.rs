@@ -1,5 +1,7 @@
 //! Tables `worker` and `blame`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::health::{self, Health};
@@ -22,10 +24,15 @@ const REGISTER: Sql = Sql::both(
 /// "offer" in ASCII. SQLite has one writer and needs no lock.
 const LOCK_OFFERS: Sql = Sql { sqlite: "SELECT 1", postgres: "SELECT pg_advisory_xact_lock(478459356530)" };
 /// Who calls is not lost. A draining worker stays so.
-const TOUCH: Sql = Sql::both(
-    "UPDATE worker SET last_seen = $2, state = CASE state WHEN 'lost' THEN 'live' ELSE state END
-      WHERE id = $1 RETURNING *",
-);
+const TOUCH: Sql = Sql {
+    sqlite: "UPDATE worker SET last_seen = $2, state = CASE state WHEN 'lost' THEN 'live' ELSE state END
+              WHERE id IN (SELECT value FROM json_each($1)) RETURNING *",
+    postgres: "WITH callers AS MATERIALIZED (
+                   SELECT id FROM worker WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::json)))
+                    ORDER BY id FOR NO KEY UPDATE)
+               UPDATE worker w SET last_seen = $2, state = CASE state WHEN 'lost' THEN 'live' ELSE state END
+                 FROM callers WHERE w.id = callers.id RETURNING w.*",
+};
 const DRAIN: Sql = Sql::both("UPDATE worker SET last_seen = $2, state = 'draining' WHERE id = $1");
 const LOSE: Sql = Sql::both("UPDATE worker SET state = 'lost' WHERE state <> 'lost' AND last_seen < $1");
 const GET: Sql = Sql::both("SELECT * FROM worker WHERE id = $1");
@@ -67,6 +74,9 @@ const BLAME: Sql = Sql {
 const BLAMED: Sql = Sql::both("SELECT trial AS key FROM blame WHERE worker = $1 ORDER BY trial LIMIT $2");
 const FORGIVE: Sql = Sql::both("DELETE FROM blame WHERE worker = $1");
 
+/// Whether another worker is live.
+const OTHERS: Sql = Sql::both("SELECT count(*) AS key FROM worker WHERE state = 'live' AND id <> $1");
+
 const LEASES: Sql = Sql::both("SELECT worker, count(*) AS count FROM lease GROUP BY worker");
 
 /// A worker's announcement.
@@ -102,14 +112,23 @@ pub(in crate::store) async fn register<T: Tx>(
     tx.fetch_one(REGISTER, args).await?.ok_or(Error::Conflict("worker"))
 }
 
-/// Notes that a worker was heard of. The first statement of each of its calls: it orders them.
+/// Notes that workers were heard of. The first statement of each of their calls: it orders them. Those that there are.
+pub(in crate::store) async fn touch_all<T: Tx>(
+    tx: &mut T,
+    workers: &[&WorkerId],
+    now: Millis,
+) -> Result<BTreeMap<WorkerId, WorkerRow>, Error> {
+    let rows: Vec<WorkerRow> = tx.fetch(TOUCH, args![to_json(workers), now]).await?;
+    Ok(rows.into_iter().map(|row| (WorkerId(row.id.clone()), row)).collect())
+}
+
+/// Notes that a worker was heard of.
 pub(in crate::store) async fn touch<T: Tx>(
     tx: &mut T,
     worker: &WorkerId,
     now: Millis,
 ) -> Result<WorkerRow, Error> {
-    let row = tx.fetch_one(TOUCH, args![worker.0.as_str(), now]).await?;
-    row.ok_or_else(|| Error::NoWorker(worker.0.clone()))
+    touch_all(tx, &[worker], now).await?.remove(worker).ok_or_else(|| Error::NoWorker(worker.0.clone()))
 }
 
 pub(in crate::store) async fn drain<T: Tx>(tx: &mut T, worker: &WorkerId, now: Millis) -> Result<(), Error> {
@@ -192,4 +211,10 @@ pub(in crate::store) async fn release<T: Tx>(tx: &mut T, worker: &str) -> Result
 
 pub(in crate::store) async fn leases<T: Tx>(tx: &mut T) -> Result<Vec<LeaseCountRow>, Error> {
     Ok(tx.fetch(LEASES, args![]).await?)
+}
+
+/// Whether another worker is live.
+pub(in crate::store) async fn are_there_others<T: Tx>(tx: &mut T, worker: &WorkerId) -> Result<bool, Error> {
+    let row: Option<KeyRow> = tx.fetch_one(OTHERS, args![worker.0.as_str()]).await?;
+    Ok(row.is_some_and(|row| row.key > 0))
 }
