@@ -51,6 +51,7 @@ impl Bench {
         let setup = Setup {
             method: &method,
             head: HeadInit::Vpt,
+            setr: None,
             classes: 10,
             image_size: IMAGE,
             rule: Rule::Sgd,

@@ -14,6 +14,7 @@ mod prefix;
 mod pruning;
 mod read;
 mod read_method;
+mod setr;
 mod write;
 
 pub use self::error::{Fault, RecipeError};
@@ -30,6 +31,7 @@ pub use self::names::{check_name, check_task_name, known_depth, known_width};
 pub use self::prefix::Prefix;
 pub use self::pruning::{Importance, Pruning, Rewind, RewindLr, Scope};
 pub(crate) use self::read::Source;
+pub use self::setr::Setr;
 
 pub(crate) const DEFAULT_BATCH_SIZE: u32 = 64;
 
@@ -47,6 +49,8 @@ pub struct Recipe {
     pub method: Method,
     pub head_init: HeadInit,
     pub epochs: u32,
+    /// Steps of an epoch; `None`: as many as it takes to see every training image once.
+    pub epoch_steps: Option<u32>,
     pub batch_size: u32,
     /// Peak learning rate, `scaled_by` already applied.
     pub lr: f64,
@@ -56,6 +60,8 @@ pub struct Recipe {
     pub optimizer: Optimizer,
     pub schedule: Schedule,
     pub pruning: Option<Pruning>,
+    /// `None`: an image has one label. `Some`: every pixel has one.
+    pub setr: Option<Setr>,
 }
 
 /// Names of the label files that a trial trains on, is scored on each epoch, and is tested on once at the end.
@@ -129,6 +135,11 @@ pub enum Schedule {
         warmup_epochs: u32,
         min_lr: f64,
     },
+    /// mmsegmentation's: `min + (peak − min) (1 − t)^power`, a new rate in every step, t the share of the steps done.
+    Poly {
+        power: f64,
+        min_lr: f64,
+    },
     /// The CVPT code's: from `warmup_lr` over the peak to `min_lr`, one epoch late.
     CosineCvpt {
         warmup_epochs: u32,
@@ -165,6 +176,16 @@ impl Recipe {
                 "trained_blocks",
                 format!("is {blocks}, but `{}` has {depth} blocks: use 1 to {depth}", self.backbone),
             ));
+        }
+        if let Some(last) = self.setr.as_ref().and_then(|setr| setr.aux_blocks(depth).pop())
+            && last >= depth
+        {
+            let message = format!(
+                "block {last} is not there: `{}` has {depth} blocks, 0 to {}",
+                self.backbone,
+                depth.saturating_sub(1)
+            );
+            return Err(RecipeError::new("aux_blocks", message));
         }
         let Some((insertion_depth, prompted_blocks)) = self.method.range() else { return Ok(()) };
         let backbone = &self.backbone;

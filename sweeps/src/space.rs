@@ -96,7 +96,7 @@ pub(crate) struct Space {
     pub(crate) facts: Facts,
 }
 
-/// What the configurations of a stage do with test images.
+/// What the configurations of a stage do with test images, and what they label.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// Some are scored on them each epoch.
@@ -107,6 +107,10 @@ pub(crate) struct Facts {
     pub(crate) prunes: bool,
     /// Of all of them together.
     pub(crate) epochs: u64,
+    /// Some label images.
+    pub(crate) labels_images: bool,
+    /// Some label pixels.
+    pub(crate) labels_pixels: bool,
 }
 
 /// Whether a label file holds test images, by its name.

@@ -24,7 +24,8 @@ fn file(method: &str) -> Value {
     for (key, value) in required.iter().filter(|(key, _)| recipe::method_reads(method, key)) {
         base[*key] = (*value).into();
     }
-    json!({"version": 1, "name": "n", "base": base})
+    // A score that trials with either head have.
+    json!({"version": 1, "name": "n", "objective": {"metric": "val/loss"}, "base": base})
 }
 
 /// What else some values of a key need, where the parser takes them together with others only.
@@ -35,6 +36,8 @@ fn contexts(key: &str) -> Vec<Value> {
         "importance" | "pruning_scope" | "rewind_schedule" => {
             vec![json!({"pruning_ratio": 0.5, "schedule": "constant"})]
         }
+        "head_channels" | "head_lr_factor" | "aux_blocks" | "aux_weight" | "stride" | "scales"
+        | "cat_max_ratio" | "photometric" => vec![json!({"head": "setr_pup", "image_size": 4096})],
         _ => vec![json!({})],
     }
 }
@@ -70,6 +73,11 @@ fn anything() -> Vec<Value> {
         json!(["a"]),
         json!([1]),
         json!([1, 1]),
+        json!([0.5, 5, 9]),
+        json!([5, 9]),
+        json!([9]),
+        json!({"name": "poly", "power": 0.9, "min_lr": 1e-4}),
+        json!({"name": "poly", "warmup_epochs": 1}),
         json!({}),
         json!({"a": 1}),
         json!({"name": "sgd"}),
@@ -235,6 +243,10 @@ fn except(name: &str) -> bool {
     let refused_by_the_parser = [
         // Costs and test images choose nothing without `allow_test_selection`.
         "objective.metric: \"test/",
+        // Scores of label maps, which these trials have not.
+        "objective.metric: \"val/miou",
+        "objective.metric: \"val/accuracy",
+        "objective.metric: \"val/mean_accuracy",
         // A sampler needs its number of trials, and a grid has none.
         "search.trials",
         "search.sampler",

@@ -177,6 +177,23 @@ const FILES: &[(&str, &str)] = &[
     ),
     ("task that leaves its folder", "base: {backbone: b, task: ../../etc, method: linear, lr: 1}\n"),
     (
+        "scores of whole images where pixels are labelled",
+        "base: {backbone: b, task: t, method: linear, lr: 1, head: setr_pup}\n",
+    ),
+    ("scores of label maps where images are labelled", "BASE\nobjective: {metric: val/miou}\n"),
+    (
+        "both heads under one score",
+        "BASE\nobjective: {metric: val/miou}\naxes: {head: {values: [linear, setr_pup]}}\n",
+    ),
+    (
+        "what a head does not read",
+        "BASE\nobjective: {metric: val/miou}\nblocks:\n  - {name: a, set: {stride: 3}}\n  - {name: b, set: {head: setr_pup, recipe: noah}}\n",
+    ),
+    (
+        "label maps on a backbone without patches",
+        "objective: {metric: val/miou}\nbase: {backbone: swin_b, task: t, method: linear, lr: 1, head: setr_pup}\n",
+    ),
+    (
         "test set to something else",
         "base: {backbone: b, task: t, method: linear, lr: 1, split: {test: no such}}\n",
     ),

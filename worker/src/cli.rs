@@ -19,11 +19,9 @@ pub(crate) enum Command {
     Start(Start),
     /// Run one trial here, without a coordinator
     Train(Train),
-    /// Train and score one semantic segmentation here: a SETR-PUP head on a tuned ViT
-    Segment(Segment),
     /// Tell the workers of this home to leave in good order, and wait until they are gone
     Drain(Drain),
-    /// Classify images with what a trial has tuned; one CSV line an image
+    /// Label images with what a trial has tuned: a CSV line for each, or a label map of its pixels
     Predict(Predict),
     /// Put a backbone or a data set into the worker's home
     #[command(subcommand)]
@@ -92,9 +90,12 @@ pub(crate) struct Predict {
     /// A file that `worker train --artifact` wrote, or the URL that `sweep trial` shows
     #[arg(long, value_name = "FILE|URL")]
     pub(crate) artifact: String,
-    /// Every .jpg, .jpeg and .png file in it and below is classified
+    /// Every .jpg, .jpeg and .png file in it and below is labelled
     #[arg(long, value_name = "FOLDER")]
     pub(crate) images: PathBuf,
+    /// Where label maps go, of an artifact that labels pixels (head: setr_pup): 8-bit PNGs, class k as k + 1
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) maps: Option<PathBuf>,
     /// auto, cpu or cuda:K
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
@@ -123,42 +124,6 @@ pub(crate) struct Train {
     /// Write the tuned tensors to this safetensors file
     #[arg(long, value_name = "FILE")]
     pub(crate) artifact: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) home: HomeArg,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Segment {
-    /// As for `train`; image_size is the side of the crops, split names folders of images: {train: training, eval: validation,
-    /// test: null}
-    pub(crate) file: PathBuf,
-    /// Folder in ADE20K's format: images/SPLIT/NAME.jpg and annotations/SPLIT/NAME.png
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) data: PathBuf,
-    /// Classes; label k of a map is class k - 1, and 0 is none
-    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(i64).range(2..=254))]
-    pub(crate) classes: i64,
-    /// Channels of the heads' convolutions
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(i64).range(1..=4096))]
-    pub(crate) channels: i64,
-    /// Factor of the heads' learning rate
-    #[arg(long, default_value_t = 10.0)]
-    pub(crate) head_rate: f64,
-    /// Pixels from one sliding window to the next [default: two thirds of the crop]
-    #[arg(long, value_parser = clap::value_parser!(i64).range(1..=4096))]
-    pub(crate) stride: Option<i64>,
-    /// Score in six sizes and their mirror images, too
-    #[arg(long)]
-    pub(crate) multi_scale: bool,
-    /// auto, cpu or cuda:K
-    #[arg(long, default_value = "auto")]
-    pub(crate) device: String,
-    /// CPU threads [default: all cores]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) threads: Option<u32>,
-    /// json: one object a line, an epoch each, then the final metrics
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) home: HomeArg,
 }

@@ -1,5 +1,6 @@
 //! What each command of `worker` does: arguments in, library calls, text out.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::num::NonZero;
 use std::path::Path;
@@ -13,7 +14,7 @@ use worker::agent::{self, TrainerCommand};
 use worker::artifacts::Artifacts;
 use worker::home::Home;
 use worker::trainer::{self, Job, Pipe, Session};
-use worker::{dense, doctor, import};
+use worker::{doctor, import};
 
 use crate::cli;
 
@@ -185,10 +186,49 @@ pub(crate) fn predict(args: &cli::Predict) -> anyhow::Result<()> {
     let tuned =
         trainer::Tuned::decode(&bytes).with_context(|| format!("`{}` is no artifact", args.artifact))?;
     let mut session = Session::new(home, &args.device, args.threads.unwrap_or_else(|| share_of_cores(1)))?;
+    match (&tuned.recipe.setr, &args.maps) {
+        (None, None) => predict_classes(&tuned, args, &mut session),
+        (Some(_), Some(folder)) => predict_maps(&tuned, args, folder, &mut session),
+        (Some(_), None) => {
+            bail!("`{}` labels pixels: say where its label maps go with --maps FOLDER", args.artifact)
+        }
+        (None, Some(_)) => bail!("`{}` labels whole images: leave --maps away", args.artifact),
+    }
+}
+
+/// A label map for every image, at the image's path below `folder`; a line of CSV each says so.
+fn predict_maps(
+    tuned: &trainer::Tuned,
+    args: &cli::Predict,
+    folder: &Path,
+    session: &mut Session,
+) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    writeln!(out, "file,map")?;
+    let mut written = HashSet::new();
+    trainer::label_maps(tuned, &args.images, session, |trainer::LabelMap { file, map }| {
+        let name = Path::new(&file).with_extension("png");
+        if !written.insert(name.clone()) {
+            bail!("`{file}` has the name of another image but for its ending: their maps would be one file");
+        }
+        let path = folder.join(&name);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)
+                .with_context(|| format!("cannot write `{}`", parent.display()))?;
+        }
+        let mut png = std::io::Cursor::new(Vec::new());
+        map.write_to(&mut png, image::ImageFormat::Png)?;
+        write_whole(&path, png.get_ref())?;
+        Ok(writeln!(out, "{},{}", csv_field(&file), csv_field(&name.to_string_lossy()))?)
+    })?;
+    Ok(out.flush()?)
+}
+
+fn predict_classes(tuned: &trainer::Tuned, args: &cli::Predict, session: &mut Session) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let columns: Vec<String> = (0..tuned.classes()?).map(|class| format!("p{class}")).collect();
     writeln!(out, "file,class,{}", columns.join(","))?;
-    trainer::predict(&tuned, &args.images, &mut session, |predictions| {
+    trainer::predict(tuned, &args.images, session, |predictions| {
         for prediction in predictions {
             let probabilities: Vec<String> =
                 prediction.probabilities.iter().map(ToString::to_string).collect();
@@ -250,33 +290,6 @@ pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {
     let metrics = tuned.metrics.clone();
     if let Some(path) = &args.artifact {
         write_whole(path, &tuned.encode(&[])?)?;
-    }
-    finals(&mut out, args.output, &metrics)
-}
-
-pub(crate) fn segment(args: &cli::Segment) -> anyhow::Result<()> {
-    let job = read_job(&args.file).with_context(|| format!("in `{}`", args.file.display()))?;
-    let settings = dense::Settings {
-        data: args.data.clone(),
-        classes: args.classes,
-        channels: args.channels,
-        head_rate: args.head_rate,
-        stride: args.stride.unwrap_or_else(|| (i64::from(job.recipe.image_size) * 2 / 3).max(1)),
-        multi_scale: args.multi_scale,
-    };
-    let threads = args.threads.unwrap_or_else(|| share_of_cores(1));
-    let mut session = Session::new(home(&args.home)?, &args.device, threads)?;
-    let mut out = std::io::stdout().lock();
-    let mut lost = None;
-    let metrics = dense::run(&job, &mut session, &settings, &mut |epoch, metrics| {
-        let written = match args.output {
-            cli::Output::Table => writeln!(out, "epoch {epoch}/{}  {}", job.recipe.epochs, figures(metrics)),
-            cli::Output::Json => writeln!(out, "{}", serde_json::json!({"epoch": epoch, "metrics": metrics})),
-        };
-        lost = lost.take().or(written.err());
-    })?;
-    if let Some(error) = lost {
-        return Err(error.into());
     }
     finals(&mut out, args.output, &metrics)
 }

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::Arch;
+use crate::data::MOST_CLASSES;
 
 /// The home folder. Opening it creates nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,25 @@ pub struct TaskInfo {
     pub classes: u32,
     /// Where the images came from, for people.
     pub source: String,
+    #[serde(default, skip_serializing_if = "Labels::is_default")]
+    pub labels: Labels,
+}
+
+/// What the label files of a data set give an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Labels {
+    /// A class.
+    #[default]
+    Classes,
+    /// A label map: a class for every pixel.
+    Maps,
+}
+
+impl Labels {
+    fn is_default(&self) -> bool {
+        *self == Labels::default()
+    }
 }
 
 /// A backbone that is there.
@@ -171,6 +191,11 @@ impl Home {
         let info: TaskInfo = read_json(&file)?;
         if info.classes < 2 {
             let problem = format!("`classes` is {}, and two are the least", info.classes);
+            return Err(HomeError::Invalid { path: file, problem });
+        }
+        if info.labels == Labels::Maps && info.classes > MOST_CLASSES {
+            let problem =
+                format!("`classes` is {}, and label maps hold at most {MOST_CLASSES}", info.classes);
             return Err(HomeError::Invalid { path: file, problem });
         }
         let splits = crate::data::splits(&path)

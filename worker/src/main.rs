@@ -15,7 +15,6 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         cli::Command::Start(args) => commands::start(args),
         cli::Command::Train(args) => commands::train(&args),
-        cli::Command::Segment(args) => commands::segment(&args),
         cli::Command::Drain(args) => commands::drain(&args),
         cli::Command::Predict(args) => commands::predict(&args),
         cli::Command::Import(cli::Import::Backbone(args)) => commands::import_backbone(args),

@@ -79,7 +79,10 @@ fn vit_b16() -> Backbone {
 fn ensemble(vit: &Backbone, method: &Method, classes: i64, kept: Option<&Kept>) -> Ensemble {
     let members = [Member { seed: 0, wd: 0.0, wd_head: 0.0, momentum: 0.0 }];
     let (head, rule) = (HeadInit::Zero, Rule::Sgd);
-    Ensemble::new(vit, &Setup { method, head, classes, image_size: 224, rule, members: &members, kept })
+    Ensemble::new(
+        vit,
+        &Setup { method, head, setr: None, classes, image_size: 224, rule, members: &members, kept },
+    )
 }
 
 /// 100 · T / (backbone + T), to two digits.

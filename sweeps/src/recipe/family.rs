@@ -106,6 +106,14 @@ impl Recipe {
             );
             return Err(RecipeError::new("method", message));
         }
+        if self.setr.is_some() && family != Family::Vit {
+            let message = format!(
+                "`setr_pup` stands on the patches of a ViT, and `{}` is a {} backbone",
+                self.backbone,
+                family.name()
+            );
+            return Err(RecipeError::new("head", message));
+        }
         match &self.method {
             Method::Vpt(vpt) => self.check_vpt(vpt, family),
             _ => Ok(()),

@@ -138,8 +138,26 @@ pub const KEYS: &[Key] = &[
         PRUNED,
         "{prune_at, to: init, fresh or {epoch}, epochs, lr: restart or continue}; {epochs, fresh, epochs, restart}",
     ),
+    key("head", METHODS, "linear: a label for an image; setr_pup: one for every pixel; linear"),
+    key("head_channels", METHODS, "of setr_pup: channels of its convolutions; 256"),
+    key("head_lr_factor", METHODS, "of setr_pup: factor of the heads' learning rate; 10"),
+    key(
+        "aux_blocks",
+        METHODS,
+        "of setr_pup: list of the blocks behind which auxiliary heads stand; null: 5/12 and 9/12 of them",
+    ),
+    key("aux_weight", METHODS, "of setr_pup: weight of an auxiliary head's loss; 0.4"),
+    key("stride", METHODS, "of setr_pup: pixels from window to window; null: 2/3 of image_size"),
+    key("scales", METHODS, "of setr_pup: list of sizes in which test images are seen too; null: none"),
+    key("cat_max_ratio", METHODS, "of setr_pup: share of a crop that one class may cover, 0 to 1; 0.75"),
+    key("photometric", METHODS, "of setr_pup: whether crops change their colours; true"),
     key("head_init", METHODS, "how the linear head starts: vpt, spt or zero; vpt"),
     key("epochs", METHODS, "passes over the training images, 1 to 100000; 100"),
+    key(
+        "epoch_steps",
+        METHODS,
+        "steps of an epoch, the images running on; null: a pass over the training images",
+    ),
     key("batch_size", METHODS, "images per step, 1 to 65536; 64"),
     key("lr", METHODS, "peak learning rate, >= 0; required"),
     key("wd", METHODS, "weight decay, >= 0; 0"),
@@ -152,7 +170,7 @@ pub const KEYS: &[Key] = &[
     key(
         "schedule",
         METHODS,
-        "{name: cosine, warmup_epochs, warmup}, cosine_spt, cosine_cvpt or {name: constant}; cosine",
+        "{name: cosine, warmup_epochs, warmup}, cosine_spt, cosine_cvpt, poly or {name: constant}; cosine",
     ),
 ];
 

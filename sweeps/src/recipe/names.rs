@@ -14,6 +14,8 @@ pub(super) const NORMALIZATION: &[(&str, Normalization)] = &[
 ];
 pub(super) const HEAD_INIT: &[(&str, HeadInit)] =
     &[("vpt", HeadInit::Vpt), ("spt", HeadInit::Spt), ("zero", HeadInit::Zero)];
+/// Whether each labels pixels.
+pub(super) const HEAD: &[(&str, bool)] = &[("linear", false), ("setr_pup", true)];
 pub(super) const WARMUP: &[(&str, Warmup)] = &[("vpt", Warmup::Vpt), ("nonzero", Warmup::Nonzero)];
 
 pub(super) const FIDELITY: &[(&str, Fidelity)] = &[("paper", Fidelity::Paper), ("code", Fidelity::Code)];
@@ -78,6 +80,7 @@ pub(crate) fn choices(key: &str) -> Vec<&'static str> {
     match key {
         "recipe" => names(PREPROCESSING),
         "normalization" => names(NORMALIZATION),
+        "head" => names(HEAD),
         "head_init" => names(HEAD_INIT),
         "warmup" => names(WARMUP),
         "importance" => names(IMPORTANCE),
@@ -156,7 +159,7 @@ impl Schedule {
     #[must_use]
     pub fn warmup_epochs(self) -> u32 {
         match self {
-            Schedule::Constant => 0,
+            Schedule::Constant | Schedule::Poly { .. } => 0,
             Schedule::Cosine { warmup_epochs, .. }
             | Schedule::CosineSpt { warmup_epochs, .. }
             | Schedule::CosineCvpt { warmup_epochs, .. } => warmup_epochs,
@@ -170,6 +173,7 @@ impl Schedule {
             Schedule::Cosine { .. } => "cosine",
             Schedule::CosineSpt { .. } => "cosine_spt",
             Schedule::CosineCvpt { .. } => "cosine_cvpt",
+            Schedule::Poly { .. } => "poly",
         }
     }
 }

@@ -7,6 +7,7 @@ use super::keys::{self, KEYS, METHODS};
 use super::names::{self, HEAD_INIT, NORMALIZATION, PREPROCESSING, WARMUP};
 use super::pruning;
 use super::read_method::read_method;
+use super::setr;
 use super::{
     DEFAULT_BATCH_SIZE, HeadInit, Method, Normalization, Optimizer, Preprocessing, Recipe, RecipeError,
     Schedule, Split, Warmup, known_family,
@@ -65,16 +66,19 @@ impl Recipe {
         let backbone = top.name("backbone", names::check_name)?;
         let method = read_method(&top, method)?;
         let schedule = schedule(source, epochs)?;
+        let image_size = top.int("image_size", Some(224), 1..=4096)?;
         let recipe = Recipe {
+            setr: setr::read(&top, &method, image_size)?,
             pruning: pruning::read(&top, &method, epochs, schedule)?,
             task: top.name("task", names::check_task_name)?,
             split: split(source)?,
             preprocessing: top.choice("recipe", Some(Preprocessing::VptTf), PREPROCESSING)?,
             normalization: top.choice("normalization", Some(Normalization::Imagenet), NORMALIZATION)?,
-            image_size: top.int("image_size", Some(224), 1..=4096)?,
+            image_size,
             method,
             head_init: top.choice("head_init", Some(HeadInit::Vpt), HEAD_INIT)?,
             epochs,
+            epoch_steps: epoch_steps(&top)?,
             batch_size: top.int("batch_size", Some(DEFAULT_BATCH_SIZE), 1..=65_536)?,
             lr: lr(&top, lr_factor)?,
             wd: top.float("wd", Some(0.0), "a number >= 0", |x| x >= 0.0)?,
@@ -105,6 +109,14 @@ fn lr(top: &Fields<'_>, factor: f64) -> Result<f64, RecipeError> {
     let written = top.float("lr", None, "a number >= 0", |x| x >= 0.0)?;
     let lr = written * factor;
     if lr.is_finite() { Ok(lr) } else { Err(RecipeError::new("lr", "is too large once it is scaled")) }
+}
+
+/// `None` where nothing sets it, or where it is null.
+fn epoch_steps(top: &Fields<'_>) -> Result<Option<u32>, RecipeError> {
+    match top.source.get("epoch_steps") {
+        None | Some(Value::Null) => Ok(None),
+        Some(_) => top.int("epoch_steps", None, 1..=10_000_000).map(Some),
+    }
 }
 
 /// `None` where nothing sets it, or where it is null.
@@ -174,12 +186,19 @@ fn schedule(source: Source<'_>, epochs: u32) -> Result<Schedule, RecipeError> {
         ("cosine", "cosine"),
         ("cosine_spt", "cosine_spt"),
         ("cosine_cvpt", "cosine_cvpt"),
+        ("poly", "poly"),
         ("constant", "constant"),
     ];
     let name = fields.choice("name", None, &kinds)?;
+    let rate = |field: &str, default: f64| fields.float(field, Some(default), "a number >= 0", |x| x >= 0.0);
     if name == "constant" {
         fields.check_fields(&["name"], name)?;
         return Ok(Schedule::Constant);
+    }
+    if name == "poly" {
+        fields.check_fields(&["name", "power", "min_lr"], name)?;
+        let power = fields.float("power", Some(0.9), "a number > 0", |x| x > 0.0)?;
+        return Ok(Schedule::Poly { power, min_lr: rate("min_lr", 0.0)? });
     }
     let own: &[&str] = match name {
         "cosine" => &["name", "warmup_epochs", "warmup"],
@@ -192,7 +211,6 @@ fn schedule(source: Source<'_>, epochs: u32) -> Result<Schedule, RecipeError> {
         let message = format!("is {warmup_epochs}, but must be less than `epochs`, which is {epochs}");
         return Err(RecipeError::within("schedule", "warmup_epochs", message));
     }
-    let rate = |field: &str, default: f64| fields.float(field, Some(default), "a number >= 0", |x| x >= 0.0);
     Ok(match name {
         "cosine" => Schedule::Cosine {
             warmup_epochs,
@@ -291,20 +309,12 @@ impl<'a> Fields<'a> {
         let (low, high) = (*range.start(), *range.end());
         match self.value(field, default.as_ref())? {
             None => Ok(default.unwrap_or(low)),
-            Some(value) => {
-                let int = match value {
-                    Value::Int(i) => Some(*i),
-                    Value::Float(x) => value::integral(*x),
-                    _ => None,
-                };
-                int.and_then(|i| u32::try_from(i).ok()).filter(|i| range.contains(i)).ok_or_else(|| {
-                    self.wrong(field, expected(&format!("an integer from {low} to {high}"), value))
-                })
-            }
+            Some(value) => whole(value).filter(|i| range.contains(i)).ok_or_else(|| {
+                self.wrong(field, expected(&format!("an integer from {low} to {high}"), value))
+            }),
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a number of a recipe is a float, however it was written")]
     pub(super) fn float(
         &self,
         field: &str,
@@ -314,16 +324,9 @@ impl<'a> Fields<'a> {
     ) -> Result<f64, RecipeError> {
         match (self.value(field, default.as_ref())?, default) {
             (None, default) => Ok(default.unwrap_or_default()),
-            (Some(value), _) => {
-                let float = match value {
-                    Value::Int(i) => Some(*i as f64),
-                    Value::Float(x) => Some(*x),
-                    _ => None,
-                };
-                float
-                    .filter(|x| x.is_finite() && is_allowed(*x))
-                    .ok_or_else(|| self.wrong(field, expected(what, value)))
-            }
+            (Some(value), _) => real(value)
+                .filter(|x| x.is_finite() && is_allowed(*x))
+                .ok_or_else(|| self.wrong(field, expected(what, value))),
         }
     }
 
@@ -366,6 +369,25 @@ impl<'a> Fields<'a> {
             }
             value => Err(self.wrong(field, expected("a name", value))),
         }
+    }
+}
+
+/// A number that is a whole one, however it was written.
+pub(super) fn whole(value: &Value) -> Option<u32> {
+    let int = match value {
+        Value::Int(i) => Some(*i),
+        Value::Float(x) => value::integral(*x),
+        _ => None,
+    };
+    int.and_then(|i| u32::try_from(i).ok())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a number of a recipe is a float, however it was written")]
+pub(super) fn real(value: &Value) -> Option<f64> {
+    match value {
+        Value::Int(i) => Some(*i as f64),
+        Value::Float(x) => Some(*x),
+        _ => None,
     }
 }
 

@@ -28,6 +28,8 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(
         recipe,
         Recipe {
+            epoch_steps: None,
+            setr: None,
             pruning: None,
             backbone: "vit_b16_in21k".into(),
             task: "vtab/dtd".into(),
@@ -367,6 +369,8 @@ fn any_recipe() -> impl Strategy<Value = Recipe> {
                 }
             });
             Recipe {
+                epoch_steps: None,
+                setr: None,
                 pruning: None,
                 backbone,
                 task,

@@ -4,8 +4,8 @@
 //! latter without copies, because a space of a million configurations hashes each of them.
 
 use super::{
-    Cvpt, E2vpt, Fidelity, Location, Method, Optimizer, Pruning, Recipe, Rewind, Schedule, Split, Spt, Vpt,
-    names,
+    Cvpt, E2vpt, Fidelity, Location, Method, Optimizer, Pruning, Recipe, Rewind, Schedule, Setr, Split, Spt,
+    Vpt, names,
 };
 use crate::value::{Settings, Value, write_display, write_number, write_string};
 
@@ -16,6 +16,7 @@ enum Item<'a> {
     Int(u32),
     Float(f64),
     Str(&'a str),
+    List(Vec<Item<'a>>),
     Map(Items<'a>),
 }
 
@@ -42,11 +43,9 @@ impl Recipe {
             ("backbone", Item::Str(&self.backbone)),
             ("task", Item::Str(&self.task)),
             ("split", split(&self.split)),
-            ("recipe", Item::Str(self.preprocessing.name())),
             ("normalization", Item::Str(self.normalization.name())),
             ("image_size", Item::Int(self.image_size)),
             ("method", Item::Str(self.method.name())),
-            ("head_init", Item::Str(self.head_init.name())),
             ("epochs", Item::Int(self.epochs)),
             ("batch_size", Item::Int(self.batch_size)),
             ("lr", Item::Float(self.lr)),
@@ -54,6 +53,16 @@ impl Recipe {
             ("optimizer", optimizer(self.optimizer)),
             ("schedule", schedule(self.schedule)),
         ]);
+        match &self.setr {
+            None => out.extend([
+                ("recipe", Item::Str(self.preprocessing.name())),
+                ("head_init", Item::Str(self.head_init.name())),
+            ]),
+            Some(head) => setr(head, &mut out),
+        }
+        if let Some(steps) = self.epoch_steps {
+            out.push(("epoch_steps", Item::Int(steps)));
+        }
         if let Some(wd_head) = self.wd_head {
             out.push(("wd_head", Item::Float(wd_head)));
         }
@@ -197,6 +206,22 @@ fn pruning(how: &Pruning, method: &Method, out: &mut Items<'_>) {
     }
 }
 
+fn setr(setr: &Setr, out: &mut Items<'_>) {
+    let integers = |list: &Vec<u32>| Item::List(list.iter().map(|&n| Item::Int(n)).collect());
+    let scales: Vec<Item<'_>> = setr.scales.iter().map(|&scale| Item::Float(scale)).collect();
+    out.extend([
+        ("head", chosen(names::HEAD, &true)),
+        ("head_channels", Item::Int(setr.channels)),
+        ("head_lr_factor", Item::Float(setr.lr_factor)),
+        ("aux_blocks", setr.aux_blocks.as_ref().map_or(Item::Null, integers)),
+        ("aux_weight", Item::Float(setr.aux_weight)),
+        ("stride", Item::Int(setr.stride)),
+        ("scales", if scales.is_empty() { Item::Null } else { Item::List(scales) }),
+        ("cat_max_ratio", Item::Float(setr.cat_max_ratio)),
+        ("photometric", Item::Bool(setr.photometric)),
+    ]);
+}
+
 fn split(split: &Split) -> Item<'_> {
     Item::Map(vec![
         ("train", Item::Str(&split.train)),
@@ -230,6 +255,9 @@ fn schedule(schedule: Schedule) -> Item<'static> {
         Schedule::CosineSpt { warmup_epochs, min_lr } => {
             vec![name, ("warmup_epochs", Item::Int(warmup_epochs)), ("min_lr", Item::Float(min_lr))]
         }
+        Schedule::Poly { power, min_lr } => {
+            vec![name, ("power", Item::Float(power)), ("min_lr", Item::Float(min_lr))]
+        }
         Schedule::CosineCvpt { warmup_epochs, warmup_lr, min_lr } => vec![
             name,
             ("warmup_epochs", Item::Int(warmup_epochs)),
@@ -240,15 +268,19 @@ fn schedule(schedule: Schedule) -> Item<'static> {
 }
 
 fn to_settings(items: Items<'_>) -> Settings {
-    let value = |item| match item {
+    items.into_iter().map(|(key, item)| (key.to_owned(), to_value(item))).collect()
+}
+
+fn to_value(item: Item<'_>) -> Value {
+    match item {
         Item::Null => Value::Null,
         Item::Bool(b) => Value::Bool(b),
         Item::Int(i) => Value::Int(i.into()),
         Item::Float(x) => Value::Float(x),
         Item::Str(s) => Value::String(s.to_owned()),
+        Item::List(items) => Value::List(items.into_iter().map(to_value).collect()),
         Item::Map(items) => Value::Map(to_settings(items)),
-    };
-    items.into_iter().map(|(key, item)| (key.to_owned(), value(item))).collect()
+    }
 }
 
 /// The canonical form of [`value::canonical`](crate::value::canonical), as a test compares.
@@ -258,14 +290,28 @@ fn write_items(out: &mut String, mut items: Items<'_>) {
         out.push(if i == 0 { '{' } else { ',' });
         write_string(out, key);
         out.push(':');
-        match item {
-            Item::Null => out.push_str("null"),
-            Item::Bool(b) => out.push_str(if b { "true" } else { "false" }),
-            Item::Int(i) => write_display(out, i),
-            Item::Float(x) => write_number(out, x),
-            Item::Str(s) => write_string(out, s),
-            Item::Map(items) => write_items(out, items),
-        }
+        write_item(out, item);
     }
     out.push('}');
+}
+
+fn write_item(out: &mut String, item: Item<'_>) {
+    match item {
+        Item::Null => out.push_str("null"),
+        Item::Bool(b) => out.push_str(if b { "true" } else { "false" }),
+        Item::Int(i) => write_display(out, i),
+        Item::Float(x) => write_number(out, x),
+        Item::Str(s) => write_string(out, s),
+        Item::List(items) => {
+            out.push('[');
+            for (i, item) in items.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                write_item(out, item);
+            }
+            out.push(']');
+        }
+        Item::Map(items) => write_items(out, items),
+    }
 }

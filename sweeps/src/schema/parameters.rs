@@ -50,7 +50,18 @@ pub(super) fn parameter(key: &str) -> Value {
                 "lr": enumeration("rewind_lr"),
             }))
         }
-        "bias_lr_factor" | "lora_alpha" => above_zero(),
+        "head_channels" => integer(1, 4096),
+        "stride" => or_null(integer(1, 4096)),
+        "epoch_steps" => or_null(integer(1, 10_000_000)),
+        "photometric" => json!({"type": "boolean"}),
+        "cat_max_ratio" => json!({"type": "number", "exclusiveMinimum": 0, "maximum": 1}),
+        "aux_blocks" => or_null(json!({
+            "type": "array", "items": integer(0, 9_999), "maxItems": 64, "uniqueItems": true,
+        })),
+        "scales" => or_null(json!({
+            "type": "array", "items": {"type": "number", "minimum": 0.1, "maximum": 8}, "minItems": 1, "maxItems": 64,
+        })),
+        "bias_lr_factor" | "lora_alpha" | "head_lr_factor" | "aux_weight" => above_zero(),
         "lr" | "wd" => not_negative(),
         "wd_head" => or_null(not_negative()),
         "optimizer" => {
@@ -68,6 +79,7 @@ pub(super) fn parameter(key: &str) -> Value {
                 ("cosine", of(json!({"warmup": enumeration("warmup")}))),
                 ("cosine_spt", of(json!({"min_lr": not_negative()}))),
                 ("cosine_cvpt", of(json!({"warmup_lr": not_negative(), "min_lr": not_negative()}))),
+                ("poly", json!({"power": above_zero(), "min_lr": not_negative()})),
                 ("constant", json!({})),
             ])
         }

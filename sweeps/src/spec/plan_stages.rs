@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::fields::{Problems, Section};
+use super::metrics::is_of_maps;
 use super::stages::Written;
 use super::{At, MAX_TRIALS, Objective};
 use crate::recipe::{Fault, Recipe, RecipeError};
@@ -51,6 +52,7 @@ pub(super) fn complete(
     let is_chosen_from = |index: usize| {
         index == 0 || stages.iter().flat_map(|stage| &stage.from).any(|from| from.stage == index)
     };
+    check_objective(top, &facts, objective, problems);
     for (index, (written, facts)) in written.iter().zip(&facts).enumerate() {
         let place = place_of_split(top, written, index, space);
         check_test(&place, written, is_chosen_from(index), *facts, objective, allow_test, problems);
@@ -223,6 +225,24 @@ fn place_of_split(top: &Section<'_>, written: &Written, index: usize, space: &Sp
         .unwrap_or_else(|| written.place.clone())
 }
 
+/// What trials are compared by, all of them must have.
+fn check_objective(top: &Section<'_>, facts: &[Facts], objective: &Objective, problems: &mut Problems<'_>) {
+    let (metric, use_, head) = match is_of_maps(&objective.metric) {
+        Some(true) if facts.iter().any(|facts| facts.labels_images) => ("label maps", "val/top1", "linear"),
+        Some(false) if facts.iter().any(|facts| facts.labels_pixels) => {
+            ("whole images", "val/miou", "setr_pup")
+        }
+        _ => return,
+    };
+    let message = format!(
+        "`{}` is a score of {metric}, and trials with `head: {head}` have none: use `metric: {use_}`",
+        objective.metric
+    );
+    let given = top.get("objective");
+    let (at, path) = given.map_or((top.at, "objective".to_owned()), |field| (field.node.at, field.path));
+    problems.error(at, &path, message);
+}
+
 /// Images that a result is stated for must not have chosen it.
 fn check_test(
     place: &Place,
@@ -261,7 +281,7 @@ fn check_test(
 }
 
 impl Facts {
-    /// Notes what a recipe does with test images.
+    /// Notes what a recipe does with test images, and what it labels.
     pub(crate) fn note(&mut self, recipe: &Recipe) {
         let split = &recipe.split;
         self.evals_on_test |=
@@ -269,5 +289,7 @@ impl Facts {
         self.lacks_test |= split.test.is_none();
         self.prunes |= recipe.pruning.is_some();
         self.epochs += u64::from(recipe.epochs_in_all());
+        self.labels_images |= recipe.setr.is_none();
+        self.labels_pixels |= recipe.setr.is_some();
     }
 }

@@ -132,6 +132,7 @@ fn every_method_of_a_family_trains_all_that_it_holds() {
             let setup = Setup {
                 method: &recipe.method,
                 head: HeadInit::Vpt,
+                setr: None,
                 classes: 2,
                 image_size: side,
                 rule: Rule::Sgd,

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use image::{ImageReader, Limits, RgbImage};
+use image::{DynamicImage, GrayImage, ImageReader, Limits, RgbImage};
 use sha2::{Digest, Sha256};
 
 use super::error::LineError;
@@ -19,6 +19,22 @@ const LARGEST_ALLOCATION: u64 = 256 << 20;
 /// Pillow's `convert("RGB")` does. A JPEG's pixels are within 3/255 of libjpeg's, but for the colour of its last row and
 /// column.
 pub(super) fn decode(folder: &Path, path: &str) -> Result<(RgbImage, [u8; 32]), LineError> {
+    let (image, sha256) = decode_any(folder, path)?;
+    Ok((image.into_rgb8(), sha256))
+}
+
+/// Decodes a label map, a PNG of one 8-bit number a pixel, likewise.
+pub(super) fn decode_map(folder: &Path, path: &str) -> Result<(GrayImage, [u8; 32]), LineError> {
+    match decode_any(folder, path)? {
+        (DynamicImage::ImageLuma8(map), sha256) => Ok((map, sha256)),
+        (other, _) => {
+            let found = format!("{:?}", other.color());
+            Err(LineError::MapFormat { path: path.to_owned(), found })
+        }
+    }
+}
+
+fn decode_any(folder: &Path, path: &str) -> Result<(DynamicImage, [u8; 32]), LineError> {
     let bytes = read(folder, path)?;
     let failed = |source| LineError::Decode { path: path.to_owned(), source };
     let mut limits = Limits::default();
@@ -29,7 +45,7 @@ pub(super) fn decode(folder: &Path, path: &str) -> Result<(RgbImage, [u8; 32]), 
         .with_guessed_format()
         .map_err(|source| failed(image::ImageError::IoError(source)))?;
     reader.limits(limits);
-    let image = reader.decode().map_err(failed)?.into_rgb8();
+    let image = reader.decode().map_err(failed)?;
     Ok((image, Sha256::digest(&bytes).into()))
 }
 

@@ -28,6 +28,8 @@ pub enum DataError {
          image_size or a machine with more memory"
     )]
     Memory { images: usize, size: i64, bytes: u128, budget: u64 },
+    #[error("no pixel of the maps that {} names is labelled: all are 0", file.display())]
+    Unlabelled { file: PathBuf },
     #[error("libtorch cannot hold the images of {}", folder.display())]
     Tensor { folder: PathBuf, source: tch::TchError },
 }
@@ -51,6 +53,17 @@ pub enum LineError {
     Read { path: String, source: std::io::Error },
     #[error("the image `{path}` is {bytes} bytes, more than the {limit} that an image may have")]
     LargeImage { path: String, bytes: u64, limit: u64 },
+    #[error("`{text}` is not an image's path, a space and the path of its label map")]
+    MapFields { text: String },
+    #[error(
+        "`{path}` is no map of one 8-bit number a pixel, but {found}; ADE20K's full release has to be brought to the format of its \
+         scene parsing benchmark"
+    )]
+    MapFormat { path: String, found: String },
+    #[error("the map `{path}` is {}×{}, its image is {}×{}", map.0, map.1, image.0, image.1)]
+    MapSize { path: String, map: (u32, u32), image: (u32, u32) },
+    #[error("the map `{path}` holds the label {label}, but the task has {classes} classes, 1 to {classes}")]
+    MapLabel { path: String, label: u8, classes: i64 },
     #[error("cannot decode the image `{path}`")]
     Decode { path: String, source: image::ImageError },
 }

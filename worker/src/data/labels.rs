@@ -12,12 +12,13 @@ const LARGEST_LABEL_FILE: u64 = 256 << 20;
 
 /// One image of a split.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct Entry<Label = i64> {
     /// In the label file, from 1.
     pub line: usize,
     /// Relative to the data set's folder, as written.
     pub path: String,
-    pub label: i64,
+    /// A class; or the path of a label map, like that of the image.
+    pub label: Label,
 }
 
 /// The names of the splits in a data set's folder, sorted.
@@ -70,6 +71,20 @@ pub(super) fn label_file(folder: &Path, split: &str) -> Result<PathBuf, DataErro
 
 /// Reads and checks a label file. Labels are within `0..classes`, paths stay below the folder by their spelling.
 pub(super) fn read(file: &Path, classes: i64) -> Result<Vec<Entry>, DataError> {
+    lines(file, |line, text| parse(line, text, classes))
+}
+
+/// As [`read`], of images with label maps.
+pub(super) fn read_maps(file: &Path) -> Result<Vec<Entry<String>>, DataError> {
+    lines(file, parse_map)
+}
+
+/// As [`read_maps`], from what a label file would hold.
+pub(super) fn maps_of(file: &Path, bytes: &[u8]) -> Result<Vec<Entry<String>>, DataError> {
+    entries(file, bytes, parse_map)
+}
+
+fn lines<T>(file: &Path, parse: impl Fn(usize, &[u8]) -> Result<T, LineError>) -> Result<Vec<T>, DataError> {
     let failed = |source| DataError::Read { path: file.to_owned(), source };
     let mut bytes = Vec::new();
     File::open(file).and_then(|f| f.take(LARGEST_LABEL_FILE + 1).read_to_end(&mut bytes)).map_err(failed)?;
@@ -77,39 +92,51 @@ pub(super) fn read(file: &Path, classes: i64) -> Result<Vec<Entry>, DataError> {
         let bytes = std::fs::metadata(file).map_err(failed)?.len();
         return Err(DataError::LargeFile { path: file.to_owned(), bytes, limit: LARGEST_LABEL_FILE });
     }
+    entries(file, &bytes, parse)
+}
+
+fn entries<T>(
+    file: &Path,
+    bytes: &[u8],
+    parse: impl Fn(usize, &[u8]) -> Result<T, LineError>,
+) -> Result<Vec<T>, DataError> {
     let entries = bytes
         .split(|b| *b == b'\n')
         .enumerate()
         .filter(|(_, text)| !text.trim_ascii().is_empty())
         .map(|(i, text)| {
             let line = i + 1;
-            parse(line, text, classes).map_err(|source| DataError::Line {
-                file: file.to_owned(),
-                line,
-                source,
-            })
+            parse(line, text).map_err(|source| DataError::Line { file: file.to_owned(), line, source })
         })
         .collect::<Result<Vec<_>, _>>()?;
     if entries.is_empty() { Err(DataError::Empty { file: file.to_owned() }) } else { Ok(entries) }
 }
 
 fn parse(line: usize, text: &[u8], classes: i64) -> Result<Entry, LineError> {
-    let text = std::str::from_utf8(text.trim_ascii()).map_err(|_| LineError::Encoding)?;
-    let fields = || LineError::Fields { text: shortened(text) };
-    let (path, label) = text.rsplit_once([' ', '\t']).ok_or_else(fields)?;
-    let path = path.trim_end();
+    let (path, label) = fields(text, |text| LineError::Fields { text })?;
     let label: i64 = label.parse().map_err(|_| LineError::Label { text: shortened(label) })?;
     if !(0..classes).contains(&label) {
         return Err(LineError::Classes { label, classes });
     }
-    if !stays_below(Path::new(path)) {
-        return Err(LineError::Escapes { path: shortened(path) });
-    }
-    Ok(Entry { line, path: path.to_owned(), label })
+    Ok(Entry { line, path: below(path)?, label })
 }
 
-fn stays_below(path: &Path) -> bool {
-    path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+fn parse_map(line: usize, text: &[u8]) -> Result<Entry<String>, LineError> {
+    let (path, map) = fields(text, |text| LineError::MapFields { text })?;
+    Ok(Entry { line, path: below(path)?, label: below(map)? })
+}
+
+/// The path of an image, and what stands behind it.
+fn fields(text: &[u8], wrong: impl Fn(String) -> LineError) -> Result<(&str, &str), LineError> {
+    let text = std::str::from_utf8(text.trim_ascii()).map_err(|_| LineError::Encoding)?;
+    let (path, label) = text.rsplit_once([' ', '\t']).ok_or_else(|| wrong(shortened(text)))?;
+    Ok((path.trim_end(), label))
+}
+
+fn below(path: &str) -> Result<String, LineError> {
+    let is_below =
+        Path::new(path).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    if is_below { Ok(path.to_owned()) } else { Err(LineError::Escapes { path: shortened(path) }) }
 }
 
 fn is_split_name(name: &str) -> bool {

@@ -1,5 +1,7 @@
 //! Data sets: reads a split in the NOAH layout, brings its images to S×S once, and keeps them as bytes.
 //!
+//! Images with label maps ([`Maps`]) have no one size and are decoded when they are asked for, unless they are few.
+//!
 //! A data set is a folder with `<split>.txt` label files, whose lines name images below that folder. Pixels are cached as
 //! u8 and normalised afresh for each batch: the cache is never written to after [`load`].
 
@@ -7,6 +9,7 @@ mod decode;
 mod error;
 mod folder;
 mod labels;
+mod maps;
 mod resize;
 
 use std::path::Path;
@@ -20,6 +23,7 @@ use tch::{Device, Kind, Tensor};
 pub use error::{DataError, LineError};
 pub use folder::{image, images_below};
 pub use labels::{image_paths, splits};
+pub use maps::{IGNORED, MOST_CLASSES, Maps, Sample, check_maps, hash_maps, rgb};
 
 use labels::Entry;
 
@@ -138,8 +142,7 @@ fn available(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Decodes every entry into its place in `pixels` and returns the files' hashes. Work is handed out in order, so that
-/// the smallest failing line is the file's first bad one, whatever the number of threads.
+/// Decodes every entry into its place in `pixels` and returns the files' hashes.
 fn decode_all(
     folder: &Path,
     file: &Path,
@@ -148,35 +151,47 @@ fn decode_all(
     size: u32,
     pixels: &mut [u8],
 ) -> Result<Vec<[u8; 32]>, DataError> {
-    let mut hashes = vec![[0_u8; 32]; entries.len()];
     let image_bytes = 3 * size as usize * size as usize;
-    let work = entries.iter().zip(pixels.chunks_exact_mut(image_bytes)).zip(hashes.iter_mut());
-    let (work, failed) = (Mutex::new(work), AtomicBool::new(false));
-    // What has been taken is always decoded. A poisoned lock means that a thread has panicked; the scope passes that on.
+    let work = entries.iter().zip(pixels.chunks_exact_mut(image_bytes));
+    on_all_cores(file, work, |(entry, out)| {
+        let (image, sha256) = decode::decode(folder, &entry.path).map_err(|source| (entry.line, source))?;
+        resize::resize(&image, preprocessing, size, out);
+        Ok(sha256)
+    })
+}
+
+/// What `one` makes of each item, in their order. Work is handed out in order, so that the smallest failing line is the
+/// file's first bad one, whatever the number of threads.
+fn on_all_cores<I: Send, T: Send>(
+    file: &Path,
+    work: impl ExactSizeIterator<Item = I> + Send,
+    one: impl Fn(I) -> Result<T, (usize, LineError)> + Sync,
+) -> Result<Vec<T>, DataError> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(work.len());
+    let (work, failed) = (Mutex::new(work.enumerate()), AtomicBool::new(false));
+    // What has been taken is always done. A poisoned lock means that a thread has panicked; the scope passes that on.
     let next = || if failed.load(Ordering::Relaxed) { None } else { work.lock().ok()?.next() };
-    let decode_some = || {
-        while let Some(((entry, out), hash)) = next() {
-            let (image, sha256) = decode::decode(folder, &entry.path).map_err(|source| {
-                failed.store(true, Ordering::Relaxed);
-                (entry.line, source)
-            })?;
-            resize::resize(&image, preprocessing, size, out);
-            *hash = sha256;
+    let some = || {
+        let mut made = Vec::new();
+        while let Some((index, item)) = next() {
+            made.push((index, one(item).inspect_err(|_| failed.store(true, Ordering::Relaxed))?));
         }
-        Ok(())
+        Ok(made)
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(entries.len());
-    let results: Vec<Result<(), (usize, LineError)>> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(decode_some)).collect();
+    let results: Vec<Result<Vec<(usize, T)>, _>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(some)).collect();
         handles
             .into_iter()
             .map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
-    match results.into_iter().filter_map(Result::err).min_by_key(|(line, _)| *line) {
-        Some((line, source)) => Err(DataError::Line { file: file.to_owned(), line, source }),
-        None => Ok(hashes),
+    let (made, failures): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    if let Some((line, source)) = failures.into_iter().filter_map(Result::err).min_by_key(|(line, _)| *line) {
+        return Err(DataError::Line { file: file.to_owned(), line, source });
     }
+    let mut made: Vec<(usize, T)> = made.into_iter().flatten().flatten().collect();
+    made.sort_unstable_by_key(|(index, _)| *index);
+    Ok(made.into_iter().map(|(_, made)| made).collect())
 }
 
 fn content_hash(entries: &[Entry], hashes: &[[u8; 32]]) -> String {

@@ -1,66 +1,96 @@
-//! Crops to train on: a random scale, a random square, a random mirror image.
+//! Crops to train on: a random scale, a random square, a random mirror image, random colours.
 
 use tch::{Device, Kind, Tensor};
 
-use super::IGNORED;
-use super::windows::resized;
+use super::colour::Colours;
+use super::windows::{LONGEST, resized};
+use crate::data::{IGNORED, Sample};
 use crate::tuning::{seeded, stream};
 
-/// How crops are drawn, as mmsegmentation does on ADE20K, but without its changes of colour.
+/// How crops are drawn: mmsegmentation's pipeline for ADE20K.
 #[derive(Debug, Clone, Copy)]
 pub struct Cropping {
     /// Side of a crop in pixels.
     pub side: i64,
-    /// The image's short side becomes `side` times a number drawn from this range.
+    /// The image's short side becomes `side`, but its long side no more than four times that, times a number drawn from
+    /// this range.
     pub scale: (f64, f64),
-    /// A crop of which one class covers more than this is drawn again, ten times at most.
-    pub largest_class: f64,
+    /// A crop of which one class covers this share or more of what is labelled is drawn again, ten times at most; 1: never.
+    pub cat_max_ratio: f64,
+    /// Whether colours change.
+    pub photometric: bool,
 }
 
+/// Squares that are tried; the last one is taken as it is.
+const TRIES: usize = 11;
+
 impl Cropping {
-    pub fn new(side: i64) -> Cropping {
-        Cropping { side, scale: (0.5, 2.0), largest_class: 0.75 }
-    }
+    pub const SCALE: (f64, f64) = (0.5, 2.0);
 
-    /// A crop of an image `[3, H, W]` and its labels `[H, W]`: `[3, S, S]` and `[S, S]`. What lies beyond the image is 0
-    /// and [`IGNORED`]. Which one is a function of the seed and the position alone.
-    pub fn draw(&self, image: &Tensor, labels: &Tensor, seed: i64, position: u64) -> (Tensor, Tensor) {
+    /// A crop of a sample, normalised: `[3, S, S]` and its labels `[S, S]`. What lies beyond the image is 0 and [`IGNORED`].
+    /// Which one is a function of the seed and the position alone.
+    pub fn draw(
+        &self,
+        sample: &Sample,
+        normalise: &dyn Fn(&Tensor) -> Tensor,
+        seed: i64,
+        position: u64,
+    ) -> (Tensor, Tensor) {
         let draws: Vec<f64> = seeded(stream(seed, "crop", position), || {
-            let numbers = Tensor::rand([2 + 2 * TRIES as i64], (Kind::Double, Device::Cpu));
-            Vec::try_from(numbers).expect("a vector of doubles")
+            let count = 2 + Colours::DRAWS + 2 * TRIES;
+            Vec::try_from(Tensor::rand([count as i64], (Kind::Double, Device::Cpu)))
+                .expect("a vector of doubles")
         });
-        let (height, width) = (labels.size()[0], labels.size()[1]);
-        let (low, high) = self.scale;
-        let factor = self.side as f64 * (low + (high - low) * draws[0]) / height.min(width) as f64;
-        let size = [height, width].map(|n| ((n as f64 * factor).round() as i64).max(1));
-        let image = resized(image, size);
-        let labels = nearest(labels, size);
-        let place = |free: i64, draw: f64| ((free + 1) as f64 * draw) as i64;
-        let cut = |tensor: &Tensor, [y, x]: [i64; 2]| {
-            let axis = tensor.dim() as i64 - 2;
-            let part = tensor.narrow(axis, y, self.side.min(size[0]));
-            part.narrow(axis + 1, x, self.side.min(size[1]))
-        };
-        let mut corner = [0, 0];
-        for tried in draws[2..].chunks_exact(2) {
-            corner = [0, 1].map(|k| place((size[k] - self.side).max(0), tried[k]));
-            if self.is_mixed(&cut(&labels, corner)) {
-                break;
-            }
-        }
-        let (image, labels) = (self.filled(&cut(&image, corner), 0.0), cut(&labels, corner));
-        let labels = self.filled(&labels, IGNORED as f64);
-        if draws[1] < 0.5 { (image.flip([2]), labels.flip([1])) } else { (image, labels) }
+        let (first, squares) = draws.split_at(2 + Colours::DRAWS);
+        let size = self.size(&sample.labels, first[0]);
+        let labels = nearest(&sample.labels, size);
+        let corner = self.corner(&labels, size, squares);
+        let image = self.cut(&resized(&sample.image, size), corner, size);
+        let image = if self.photometric { Colours::drawn(&first[2..]).apply(&image) } else { image };
+        let image = self.filled(&normalise(&image), 0.0);
+        let labels = self.filled(&self.cut(&labels, corner, size), IGNORED as f64);
+        if first[1] < 0.5 { (image.flip([2]), labels.flip([1])) } else { (image, labels) }
     }
 
-    /// Whether no class covers too much of what is labelled.
+    /// The size that the image is brought to.
+    fn size(&self, labels: &Tensor, draw: f64) -> [i64; 2] {
+        let size = [labels.size()[0], labels.size()[1]];
+        let (short, long) = (size[0].min(size[1]) as f64, size[0].max(size[1]) as f64);
+        let (low, high) = self.scale;
+        let side = self.side as f64 * (low + (high - low) * draw);
+        let factor = (side / short).min(LONGEST * side / long);
+        size.map(|n| ((n as f64 * factor).round() as i64).max(1))
+    }
+
+    /// The upper left corner of the first square that is mixed enough, or else of the last.
+    fn corner(&self, labels: &Tensor, size: [i64; 2], draws: &[f64]) -> [i64; 2] {
+        let place = |free: i64, draw: f64| ((free + 1) as f64 * draw) as i64;
+        let corner = |drawn: &[f64]| [0, 1].map(|k| place((size[k] - self.side).max(0), drawn[k]));
+        let corners: Vec<[i64; 2]> = draws.chunks_exact(2).map(corner).collect();
+        let is_mixed = |corner: &&[i64; 2]| self.is_mixed(&self.cut(labels, **corner, size));
+        let found = if self.cat_max_ratio < 1.0 {
+            corners[..TRIES - 1].iter().find(is_mixed).unwrap_or(&corners[TRIES - 1])
+        } else {
+            &corners[0]
+        };
+        *found
+    }
+
+    fn cut(&self, map: &Tensor, [y, x]: [i64; 2], size: [i64; 2]) -> Tensor {
+        let axis = map.dim() as i64 - 2;
+        map.narrow(axis, y, self.side.min(size[0])).narrow(axis + 1, x, self.side.min(size[1]))
+    }
+
+    /// Whether there are several classes, none of which covers too much of what is labelled.
     fn is_mixed(&self, labels: &Tensor) -> bool {
         let known = labels.masked_select(&labels.not_equal(IGNORED));
         let total = known.numel();
+        if total == 0 {
+            return false;
+        }
         let counts = known.bincount(None::<&Tensor>, 0);
-        total > 0
-            && counts.max().int64_value(&[]) as f64 <= self.largest_class * total as f64
-            && counts.gt(0).sum(Kind::Int64).int64_value(&[]) > 1
+        let largest = counts.max().int64_value(&[]) as f64;
+        largest < self.cat_max_ratio * total as f64 && counts.gt(0).sum(Kind::Int64).int64_value(&[]) > 1
     }
 
     fn filled(&self, tensor: &Tensor, value: f64) -> Tensor {
@@ -69,8 +99,6 @@ impl Cropping {
         tensor.f_pad([0, right, 0, bottom], "constant", value).expect("a crop is no larger than its side")
     }
 }
-
-const TRIES: usize = 10;
 
 /// Labels `[H, W]` of the nearest pixel.
 fn nearest(labels: &Tensor, size: [i64; 2]) -> Tensor {

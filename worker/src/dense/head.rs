@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::tuning::{Param, seeded, stream};
+use crate::tuning::{Decay, Param, seeded, stream};
 
 /// The numbers of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ const BATCH_NORM_EPS: f64 = 1e-5;
 const BATCH_NORM_MOMENTUM: f64 = 0.1;
 
 /// A head under the names `PREFIX.norm`, `PREFIX.conv.N`, `PREFIX.bn.N`, `PREFIX.classes`. All tensors have a member axis of
-/// one.
+/// one, and all that are trained are decayed as the head is.
 #[derive(Debug)]
 pub struct Head {
     shape: HeadShape,
@@ -46,8 +46,8 @@ struct Layer {
     convolution: Param,
     scale: Param,
     shift: Param,
-    mean: Tensor,
-    variance: Tensor,
+    mean: Param,
+    variance: Param,
 }
 
 impl Head {
@@ -64,11 +64,14 @@ impl Head {
     ) -> Head {
         let param = |name: &str, value: Tensor| {
             let value = value.to_kind(kind).to_device(device).unsqueeze(0);
-            Param::new(format!("{prefix}.{name}"), value).at_rate(rate)
+            Param::new(format!("{prefix}.{name}"), value).at_rate(rate).decayed(Decay::Head)
         };
         let normal = |name: &str, std: f64, shape: &[i64]| {
             let stream = stream(seed, &format!("{prefix}.{name}"), 0);
             param(name, seeded(stream, || Tensor::randn(shape, (Kind::Float, Device::Cpu))) * std)
+        };
+        let buffer = |name: &str, value: Tensor| {
+            Param::constant(format!("{prefix}.{name}"), value.to_kind(kind).to_device(device).unsqueeze(0))
         };
         let ones = |n: i64| Tensor::ones([n], (kind, device));
         let zeros = |n: i64| Tensor::zeros([n], (kind, device));
@@ -80,8 +83,8 @@ impl Head {
                 convolution: normal(&format!("conv.{n}.weight"), std, &[c, input, 3, 3]),
                 scale: param(&format!("bn.{n}.weight"), ones(c)),
                 shift: param(&format!("bn.{n}.bias"), zeros(c)),
-                mean: zeros(c),
-                variance: ones(c),
+                mean: buffer(&format!("bn.{n}.running_mean"), zeros(c)),
+                variance: buffer(&format!("bn.{n}.running_var"), ones(c)),
             }
         });
         Head {
@@ -100,6 +103,11 @@ impl Head {
         self.norm.iter().chain(layers).chain(&self.classes).map(Param::share).collect()
     }
 
+    /// Running means and variances.
+    pub fn buffers(&self) -> Vec<Param> {
+        self.layers.iter().flat_map(|layer| [&layer.mean, &layer.variance]).map(Param::share).collect()
+    }
+
     /// Patches `[B, g², D]` to logits `[B, C, u·g, u·g]`. In training the statistics are the batch's, and the running ones
     /// follow them.
     pub fn forward(&self, patches: &Tensor, training: bool) -> Tensor {
@@ -114,8 +122,8 @@ impl Head {
             x = x.batch_norm(
                 Some(&value(&layer.scale)),
                 Some(&value(&layer.shift)),
-                Some(&layer.mean),
-                Some(&layer.variance),
+                Some(&value(&layer.mean)),
+                Some(&value(&layer.variance)),
                 training,
                 BATCH_NORM_MOMENTUM,
                 BATCH_NORM_EPS,

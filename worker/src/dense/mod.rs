@@ -1,26 +1,21 @@
 //! Dense prediction: semantic segmentation with a SETR-PUP head on a tuned ViT (Zheng et al., CVPR 2021; the setting of the
-//! ADE20K tables of VPT and Gated Prompt Tuning).
+//! ADE20K tables of VPT and Gated Prompt Tuning), as mmsegmentation builds it.
 //!
-//! What is tuned in the backbone, and how, is a method as everywhere else. Here lie the folder of images and label maps,
-//! the crops, the heads, and the scores.
+//! What is tuned in the backbone, and how, is a method as everywhere else, and the trainer runs it as any other trial. Here lie
+//! the crops, the heads and their loss, the windows and the scores.
 
+mod colour;
 mod crop;
-mod folder;
 mod head;
-mod run;
+mod heads;
 mod scores;
-mod segmenter;
 #[cfg(test)]
 mod tests;
 mod windows;
 
+pub use colour::Colours;
 pub use crop::Cropping;
-pub use folder::{Folder, FolderError, Sample};
 pub use head::{Head, HeadShape};
-pub use run::{SegmentError, Settings, run};
+pub use heads::{Heads, kept_numbers};
 pub use scores::Confusion;
-pub use segmenter::{AUXILIARY_WEIGHT, Segmenter};
 pub use windows::{Scale, Sliding};
-
-/// The label of a pixel that counts neither in the loss nor in the scores.
-pub const IGNORED: i64 = 255;

@@ -20,16 +20,15 @@ pub struct Scale {
 impl Scale {
     pub const SINGLE: &'static [Scale] = &[Scale { factor: 1.0, is_mirrored: false }];
 
-    /// Six sizes, each with its mirror image.
-    pub fn multi() -> Vec<Scale> {
-        let factors = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75];
-        let both = |factor| [false, true].map(|is_mirrored| Scale { factor, is_mirrored });
-        factors.into_iter().flat_map(both).collect()
+    /// Each size with its mirror image.
+    pub fn with_mirror_images(factors: &[f64]) -> Vec<Scale> {
+        let both = |&factor| [false, true].map(|is_mirrored| Scale { factor, is_mirrored });
+        factors.iter().flat_map(both).collect()
     }
 }
 
 /// The longest side of an image that is seen at a single scale, over its short side.
-const LONGEST: f64 = 4.0;
+pub(super) const LONGEST: f64 = 4.0;
 
 impl Sliding {
     /// Corners of the windows on a line of `length` pixels.
@@ -40,7 +39,7 @@ impl Sliding {
     }
 
     /// Logits `[C, H, W]` of an image `[3, H, W]` (normalised), each pixel's the mean over the windows that see it. `see`
-    /// gives logits `[1, C, S, S]` of a window `[1, 3, S, S]`; windows are filled up with 0 below and to the right.
+    /// gives logits `[C, S, S]` of a window `[3, S, S]`; windows are filled up with 0 below and to the right.
     pub fn logits(self, image: &Tensor, see: &dyn Fn(&Tensor) -> Tensor) -> Tensor {
         let (height, width) = (image.size()[1], image.size()[2]);
         let missing = |length: i64| (self.side - length).max(0);
@@ -53,7 +52,7 @@ impl Sliding {
                     let axis = t.dim() as i64 - 2;
                     t.narrow(axis, y, self.side).narrow(axis + 1, x, self.side)
                 };
-                let logits = see(&window(&filled).unsqueeze(0)).squeeze_dim(0);
+                let logits = see(&window(&filled));
                 let total = sum.get_or_insert_with(|| {
                     Tensor::zeros([logits.size()[0], size[0], size[1]], (Kind::Float, image.device()))
                 });
@@ -65,9 +64,9 @@ impl Sliding {
         sum.expect("there is a window").narrow(1, 0, height).narrow(2, 0, width) / seen
     }
 
-    /// The most probable class of each pixel, `[H, W]`: probabilities are averaged over the scales. At a single scale the
-    /// image's short side is brought to `side` pixels.
-    pub fn classes(self, image: &Tensor, scales: &[Scale], see: &dyn Fn(&Tensor) -> Tensor) -> Tensor {
+    /// Probabilities of each pixel's classes, `[C, H, W]`, averaged over the scales. At a single scale the image's short
+    /// side is brought to `side` pixels, but its long side to no more than four times that.
+    pub fn probabilities(self, image: &Tensor, scales: &[Scale], see: &dyn Fn(&Tensor) -> Tensor) -> Tensor {
         let size = [image.size()[1], image.size()[2]];
         let (short, long) = (size[0].min(size[1]) as f64, size[0].max(size[1]) as f64);
         let unit = (self.side as f64 / short).min(LONGEST * self.side as f64 / long);
@@ -78,7 +77,7 @@ impl Sliding {
             resized(&logits, size).softmax(0, Kind::Float)
         };
         let sum = scales.iter().map(look).reduce(|a, b| a + b).expect("there is a scale");
-        sum.argmax(0, false)
+        sum / scales.len() as f64
     }
 }
 

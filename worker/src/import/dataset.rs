@@ -1,4 +1,5 @@
-//! Importing a data set in the NOAH layout: every label file read, every image there, the class count known.
+//! Importing a data set in the NOAH layout, or in that of ADE20K's benchmark: every label file read, every image there, the
+//! class count known.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,9 +7,10 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use super::maps::{self, Lists};
 use super::{ImportError, partial, read_failed, write_at_once, write_failed};
 use crate::data;
-use crate::home::{Home, HomeError, TASK_FILE, TaskEntry, TaskInfo};
+use crate::home::{Home, HomeError, Labels, TASK_FILE, TaskEntry, TaskInfo};
 
 /// What the user says about a data set.
 #[derive(Debug, Clone)]
@@ -20,8 +22,8 @@ pub struct DatasetWish {
     pub source: Option<String>,
 }
 
-/// The tasks of VTAB-1k. A split of 800 images may lack classes, so the count cannot be read off the labels.
-const VTAB: [(&str, u32); 19] = [
+/// The tasks of VTAB-1k, and ADE20K. A split of 800 images may lack classes, so the count cannot be read off the labels.
+const KNOWN: [(&str, u32); 21] = [
     ("cifar", 100),
     ("caltech101", 102),
     ("dtd", 47),
@@ -41,6 +43,8 @@ const VTAB: [(&str, u32); 19] = [
     ("dsprites_ori", 16),
     ("smallnorb_azi", 18),
     ("smallnorb_ele", 9),
+    ("ade20k", 150),
+    ("ADEChallengeData2016", 150),
 ];
 
 /// Checks a folder and puts it into the home. Repeating it changes nothing.
@@ -50,14 +54,24 @@ pub fn dataset(home: &Home, folder: &Path, wish: &DatasetWish) -> Result<TaskEnt
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let described = description(&folder)?;
     let classes = classes(wish, &name, described.as_ref())?;
-    let files = files(&folder, classes)?;
+    let (labels, lists) = kind(&folder, described.as_ref(), wish.link)?;
+    let files = match labels {
+        Labels::Classes => files(&folder, classes)?,
+        Labels::Maps if classes > data::MOST_CLASSES => {
+            return Err(ImportError::TooManyClasses { classes, most: data::MOST_CLASSES });
+        }
+        Labels::Maps => {
+            let there = maps::written(&folder)?;
+            maps::checked(&folder, if lists.is_empty() { &there } else { &lists }, classes)?
+        }
+    };
     let source = wish.source.clone().or_else(|| described.as_ref().map(|info| info.source.clone()));
-    let info = TaskInfo { classes, source: source.unwrap_or(name) };
+    let info = TaskInfo { classes, source: source.unwrap_or(name), labels };
     let mut description = serde_json::to_vec_pretty(&info).unwrap_or_default();
     description.push(b'\n');
 
     if target.symlink_metadata().is_ok() {
-        return repeated(home, wish, &target, &folder, &info, &files);
+        return repeated(home, wish, &target, &folder, &info, (&files, &lists));
     }
     let parent = target.parent().unwrap_or(home.root());
     fs::create_dir_all(parent).map_err(write_failed(parent))?;
@@ -67,12 +81,16 @@ pub fn dataset(home: &Home, folder: &Path, wish: &DatasetWish) -> Result<TaskEnt
             // The folder is the user's: what it says already is not written over.
             Some(there) if there != info => return Err(ImportError::Taken { path: file }),
             Some(_) => {}
-            None => write_at_once(&file, &description)?,
+            None => {
+                write_lists(&lists, &folder)?;
+                write_at_once(&file, &description)?;
+            }
         }
         symlink(&folder, &target).map_err(write_failed(&target))?;
     } else {
         let staging = partial(&target);
-        let copied = copy(&folder, &files, &staging)
+        let copied = copy(&folder, files.iter().filter(|file| !lists.contains_key(*file)), &staging)
+            .and_then(|()| write_lists(&lists, &staging))
             .and_then(|()| write_at_once(&staging.join(TASK_FILE), &description))
             .and_then(|()| fs::rename(&staging, &target).map_err(write_failed(&target)));
         copied.inspect_err(|_| _ = fs::remove_dir_all(&staging))?;
@@ -87,7 +105,7 @@ fn repeated(
     target: &Path,
     folder: &Path,
     info: &TaskInfo,
-    files: &BTreeSet<PathBuf>,
+    (files, lists): (&BTreeSet<PathBuf>, &Lists),
 ) -> Result<TaskEntry, ImportError> {
     let taken = || ImportError::Taken { path: target.to_owned() };
     let there = home.task(&wish.name).map_err(|error| match error {
@@ -100,7 +118,10 @@ fn repeated(
         && if is_link {
             target.canonicalize().map_err(read_failed(target))? == folder
         } else {
-            files.iter().all(|file| same(&folder.join(file), &target.join(file)))
+            files.iter().all(|file| match lists.get(file) {
+                Some(text) => fs::read(target.join(file)).is_ok_and(|there| there == text.as_bytes()),
+                None => same(&folder.join(file), &target.join(file)),
+            })
         };
     if is_same { Ok(there) } else { Err(taken()) }
 }
@@ -124,7 +145,7 @@ fn description(folder: &Path) -> Result<Option<TaskInfo>, ImportError> {
 
 fn classes(wish: &DatasetWish, folder: &str, described: Option<&TaskInfo>) -> Result<u32, ImportError> {
     let last = wish.name.rsplit('/').next().unwrap_or(&wish.name);
-    let known = [last, folder].iter().find_map(|name| VTAB.iter().find(|(task, _)| task == name));
+    let known = [last, folder].iter().find_map(|name| KNOWN.iter().find(|(task, _)| task == name));
     match (known, wish.classes) {
         (Some(&(name, known)), Some(given)) if known != given => {
             Err(ImportError::OtherClasses { name: name.to_owned(), known, given })
@@ -136,6 +157,27 @@ fn classes(wish: &DatasetWish, folder: &str, described: Option<&TaskInfo>) -> Re
             None => Err(ImportError::Classes { name: wish.name.clone() }),
         },
     }
+}
+
+/// What the label files give an image, and those that are still to be written.
+fn kind(folder: &Path, described: Option<&TaskInfo>, link: bool) -> Result<(Labels, Lists), ImportError> {
+    if let Some(info) = described {
+        return Ok((info.labels, Lists::new()));
+    }
+    if !maps::is_benchmark(folder) {
+        return Ok((Labels::Classes, Lists::new()));
+    }
+    let lists = maps::lists(folder)?;
+    // In a copy there are our label files alone; of a folder that is referred to, every one is offered.
+    let there = maps::written(folder)?;
+    match there.iter().find(|(name, text)| lists.get(*name) != Some(*text)) {
+        Some((name, _)) if link => Err(ImportError::NoLabelFile { path: folder.join(name) }),
+        _ => Ok((Labels::Maps, lists)),
+    }
+}
+
+fn write_lists(lists: &Lists, folder: &Path) -> Result<(), ImportError> {
+    lists.iter().try_for_each(|(name, text)| write_at_once(&folder.join(name), text.as_bytes()))
 }
 
 /// The label files and the images that they name, relative to the folder; each of them is there and inside it.
@@ -161,7 +203,11 @@ fn files(folder: &Path, classes: u32) -> Result<BTreeSet<PathBuf>, ImportError> 
     Ok(files)
 }
 
-fn copy(folder: &Path, files: &BTreeSet<PathBuf>, target: &Path) -> Result<(), ImportError> {
+fn copy<'a>(
+    folder: &Path,
+    files: impl Iterator<Item = &'a PathBuf>,
+    target: &Path,
+) -> Result<(), ImportError> {
     for file in files {
         let to = target.join(file);
         let parent = to.parent().unwrap_or(target);

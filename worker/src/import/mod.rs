@@ -3,6 +3,7 @@
 mod backbone;
 mod dataset;
 mod infer;
+mod maps;
 mod names;
 #[cfg(test)]
 mod names_tests;
@@ -63,6 +64,12 @@ pub enum ImportError {
     NoSplits { folder: PathBuf },
     #[error("`{}` names `{image}`, which is no file below `{}`", .file.display(), .folder.display())]
     Image { file: PathBuf, image: String, folder: PathBuf },
+    #[error("`{}` has no label map `{}`", .image.display(), .map.display())]
+    Unlabelled { image: PathBuf, map: PathBuf },
+    #[error("`{}` would be taken for a label file; move it away, or import without --link", .path.display())]
+    NoLabelFile { path: PathBuf },
+    #[error("label maps hold at most {most} classes, not {classes}")]
+    TooManyClasses { classes: u32, most: u32 },
     #[error("how many classes `{name}` has is not known; say it with --classes")]
     Classes { name: String },
     #[error("`{name}` has {known} classes, not {given}; leave --classes away")]

@@ -1,10 +1,11 @@
 //! K members on one frozen backbone: the update step and the forward pass, nothing else.
 
-use sweeps::recipe::{HeadInit, Method};
+use sweeps::recipe::{HeadInit, Method, Setr};
 use tch::{Reduction, Tensor};
 
 use super::optim::{Member, Optimizer, Rule};
 use crate::backbone::Backbone;
+use crate::dense::Heads;
 use crate::tuning::{self, Built, Entry, Head, Kept, Noise, Param, Step, Tuning};
 
 /// What an ensemble is made from, the backbone aside.
@@ -12,6 +13,8 @@ use crate::tuning::{self, Built, Entry, Head, Kept, Noise, Param, Step, Tuning};
 pub struct Setup<'a> {
     pub method: &'a Method,
     pub head: HeadInit,
+    /// Heads that label every pixel, in the place of one that labels images.
+    pub setr: Option<&'a Setr>,
     pub classes: i64,
     /// Side of the images in pixels.
     pub image_size: i64,
@@ -28,9 +31,44 @@ pub struct Ensemble {
     /// Tensors of the backbone that are trained, `[1, …]`.
     promoted: Vec<Param>,
     entry: Entry,
-    head: Head,
+    top: Top,
     optimizer: Optimizer,
     seeds: Vec<i64>,
+}
+
+/// What stands on the backbone.
+#[derive(Debug)]
+enum Top {
+    /// A label for an image, from the pooled feature.
+    Image(Head),
+    /// A label for every pixel, from the tokens of blocks. There is one member.
+    Pixels(Heads),
+}
+
+impl Top {
+    fn new(setup: &Setup<'_>, backbone: &Backbone, seeds: &[i64]) -> Top {
+        match (setup.setr, backbone.vit()) {
+            (Some(setr), Some(vit)) => {
+                assert!(seeds.len() == 1, "members of a segmentation share their heads");
+                Top::Pixels(Heads::new(setr, vit.arch(), setup.classes, seeds[0], backbone.options()))
+            }
+            _ => Top::Image(Head::new(setup.head, setup.method, setup.classes, backbone, seeds)),
+        }
+    }
+
+    fn params(&self) -> Vec<Param> {
+        match self {
+            Top::Image(head) => head.params(),
+            Top::Pixels(heads) => heads.params(),
+        }
+    }
+
+    fn buffers(&self) -> Vec<Param> {
+        match self {
+            Top::Image(head) => head.buffers(),
+            Top::Pixels(heads) => heads.buffers(),
+        }
+    }
 }
 
 impl Ensemble {
@@ -47,18 +85,13 @@ impl Ensemble {
     /// As [`Ensemble::new`], with a method that is built already.
     pub fn with(built: Built, backbone: &Backbone, setup: &Setup<'_>) -> Ensemble {
         let seeds: Vec<i64> = setup.members.iter().map(|m| m.seed).collect();
-        let head = Head::new(setup.head, setup.method, setup.classes, backbone, &seeds);
+        let top = Top::new(setup, backbone, &seeds);
         let promoted = built.promoted.iter().map(Param::share);
-        let params = built.tuning.params().into_iter().chain(promoted).chain(head.params()).collect();
+        let params = built.tuning.params().into_iter().chain(promoted).chain(top.params()).collect();
         let optimizer = Optimizer::new(setup.rule, params, setup.members);
-        Ensemble {
-            tuning: built.tuning,
-            promoted: built.promoted,
-            entry: built.entry,
-            head,
-            optimizer,
-            seeds,
-        }
+        // Heads stand on blocks that the method may not touch.
+        let entry = if matches!(top, Top::Pixels(_)) { Entry::Images } else { built.entry };
+        Ensemble { tuning: built.tuning, promoted: built.promoted, entry, top, optimizer, seeds }
     }
 
     /// Sets what starts from training images, of which there are `train`. `images` gives them by index, normalised.
@@ -84,7 +117,7 @@ impl Ensemble {
 
     /// What is saved beside them: frozen masks, running statistics of the head.
     pub fn buffers(&self) -> Vec<Param> {
-        self.tuning.buffers().into_iter().chain(self.head.buffers()).collect()
+        self.tuning.buffers().into_iter().chain(self.top.buffers()).collect()
     }
 
     /// Both: everything that a run is continued or used from.
@@ -126,56 +159,106 @@ impl Ensemble {
     }
 
     /// Images or tokens `[K·B, …]`, as [`Ensemble::entry`] says, to features `[K·B, D]` and logits `[K, B, C]`.
+    ///
+    /// # Panics
+    /// Where pixels are labelled.
     pub fn forward(&self, backbone: &Backbone, x: Tensor, noise: Option<Noise<'_>>) -> (Tensor, Tensor) {
-        self.tuning.constrain();
-        let tuning = self.tuning.as_ref();
-        let step = Step { members: self.seeds.len() as i64, noise, drop_path: tuning.drop_path() };
+        let Top::Image(head) = &self.top else { panic!("there is no feature of an image") };
+        let (step, tuning) = (self.step(noise), self.tuning.as_ref());
         let changed = self.changed(backbone);
         let backbone = changed.as_ref().unwrap_or(backbone);
-        let (x, first, images) = match self.entry {
-            Entry::Block(first) => (x, first, None),
-            Entry::Images => (backbone.embed(&tuning.images(x.shallow_clone(), step)), 0, Some(x)),
-        };
-        let x = backbone.blocks(x, first..backbone.arch().depth() as usize, tuning, step);
+        let images = (self.entry == Entry::Images).then(|| x.shallow_clone());
+        let x = self.through(backbone, x, step, &[]).remove(0);
         let z = tuning.feature(tuning.pool(backbone, &x), images.as_ref(), step);
-        let logits = self.head.forward(&z, step);
+        let logits = head.forward(&z, step);
         (z, logits)
     }
 
-    /// The backbone with the method's tensors in it; `None` if it is left as it is.
+    fn step<'n>(&self, noise: Option<Noise<'n>>) -> Step<'n> {
+        Step { members: self.seeds.len() as i64, noise, drop_path: self.tuning.drop_path() }
+    }
+
+    /// What the blocks `taps` hand on, and what the last one does.
+    fn through(&self, backbone: &Backbone, x: Tensor, step: Step<'_>, taps: &[usize]) -> Vec<Tensor> {
+        let tuning = self.tuning.as_ref();
+        let (mut x, mut from) = match self.entry {
+            Entry::Block(first) => (x, first),
+            Entry::Images => (backbone.embed(&tuning.images(x, step)), 0),
+        };
+        let depth = backbone.arch().depth() as usize;
+        let mut handed = Vec::with_capacity(taps.len() + 1);
+        for until in taps.iter().map(|tap| tap + 1).chain([depth]) {
+            x = backbone.blocks(x, from..until, tuning, step);
+            handed.push(x.shallow_clone());
+            from = until;
+        }
+        handed
+    }
+
+    /// [`Ensemble::through`] of images, where pixels are labelled.
+    fn tokens(
+        &self,
+        backbone: &Backbone,
+        x: Tensor,
+        noise: Option<Noise<'_>>,
+        taps: &[usize],
+    ) -> Vec<Tensor> {
+        let changed = self.changed(backbone);
+        self.through(changed.as_ref().unwrap_or(backbone), x, self.step(noise), taps)
+    }
+
+    /// Each member's loss, `[K]`. `labels`: `[K, B]`, or `[1, B, S, S]` where pixels are labelled.
+    fn losses(&self, backbone: &Backbone, x: Tensor, labels: &Tensor, noise: Option<Noise<'_>>) -> Tensor {
+        match &self.top {
+            Top::Image(_) => cross_entropy(&self.forward(backbone, x, noise).1, labels),
+            Top::Pixels(heads) => {
+                let tokens = self.tokens(backbone, x, noise, heads.blocks());
+                heads.loss(&tokens, &labels.get(0), noise.is_some()).unsqueeze(0)
+            }
+        }
+    }
+
+    /// The backbone with the method's tensors in it, all brought into their domain; `None` if it is left as it is.
     fn changed(&self, backbone: &Backbone) -> Option<Backbone> {
+        self.tuning.constrain();
         let mut replaced = self.tuning.weights(backbone);
         replaced.extend(self.promoted.iter().map(|param| (param.name.clone(), param.value.get(0))));
         (!replaced.is_empty()).then(|| backbone.with(replaced))
     }
 
-    /// Gradients of each member's mean cross entropy on a batch, without dropout and without a step: they are left in the
-    /// parameters, in the place of older ones. `labels`: `[K, B]`.
+    /// Gradients of each member's loss on a batch, without dropout and without a step: they are left in the parameters, in
+    /// the place of older ones. `labels` as for [`Ensemble::train_step`].
     pub fn backward(&mut self, backbone: &Backbone, x: Tensor, labels: &Tensor) {
-        let (_, logits) = self.forward(backbone, x, None);
-        let losses = cross_entropy(&logits, labels);
+        let losses = self.losses(backbone, x, labels, None);
         self.optimizer.zero_grad();
         losses.sum(losses.kind()).backward();
     }
 
-    /// One training step. `labels`: `[K, B]`; `lr`: one learning rate per member. Returns the mean cross entropy of
-    /// each member, `[K]`, before the step. A loss that is not finite stays within its member.
+    /// One training step. `labels`: `[K, B]`, or `[1, B, S, S]` where pixels are labelled; `lr`: one learning rate per
+    /// member. Returns the loss of each member, `[K]`, before the step: the mean cross entropy, or what [`Heads::loss`] says.
+    /// One that is not finite stays within its member.
     pub fn train_step(&mut self, backbone: &Backbone, x: Tensor, labels: &Tensor, lr: &[f64]) -> Tensor {
         let seeds = self.seeds.clone();
         let noise = Noise { seeds: &seeds, position: self.optimizer.steps() };
-        let (_, logits) = self.forward(backbone, x, Some(noise));
-        let losses = cross_entropy(&logits, labels);
+        let losses = self.losses(backbone, x, labels, Some(noise));
         self.optimizer.zero_grad();
         losses.sum(losses.kind()).backward();
         self.optimizer.step(lr);
         losses.detach()
     }
 
-    /// Logits `[K, B, C]` of `B` samples shared by all members. `x`: `[B, …]`, as [`Ensemble::entry`] says.
+    /// Logits of `B` samples shared by all members, `[K, B, C]`, or `[1, B, C, S, S]` where pixels are labelled. `x`: `[B, …]`,
+    /// as [`Ensemble::entry`] says.
     pub fn evaluate(&self, backbone: &Backbone, x: &Tensor) -> Tensor {
         let mut repeats = vec![1; x.dim()];
         repeats[0] = self.seeds.len() as i64;
-        tch::no_grad(|| self.forward(backbone, x.repeat(repeats), None).1)
+        tch::no_grad(|| match &self.top {
+            Top::Image(_) => self.forward(backbone, x.repeat(repeats), None).1,
+            Top::Pixels(heads) => {
+                let tokens = self.tokens(backbone, x.shallow_clone(), None, &[]);
+                heads.logits(&tokens[0], x.size()[3]).unsqueeze(0)
+            }
+        })
     }
 }
 

@@ -23,6 +23,7 @@ fn ensemble(members: &[Member], rule: Rule) -> Ensemble {
     let setup = Setup {
         method: &method,
         head: HeadInit::Vpt,
+        setr: None,
         classes: CLASSES,
         image_size: 12,
         rule,

@@ -109,8 +109,16 @@ fn the_gradient_at_a_mask_is_the_sum_of_p_and_g() {
     let (vit, method) = (tiny::backbone(tiny::arch(), Kind::Double), Method::E2vpt(e2vpt));
     let members = [Member { seed: 3, wd: 0.0, wd_head: 0.0, momentum: 0.0 }];
     let (head, rule) = (HeadInit::Vpt, Rule::Sgd);
-    let setup =
-        Setup { method: &method, head, classes: 3, image_size: 12, rule, members: &members, kept: None };
+    let setup = Setup {
+        method: &method,
+        head,
+        setr: None,
+        classes: 3,
+        image_size: 12,
+        rule,
+        members: &members,
+        kept: None,
+    };
     let mut ensemble = Ensemble::new(&vit, &setup);
     let (images, labels) = tiny::batch(12, 5, 3, Kind::Double);
     let masks: Vec<Tensor> =

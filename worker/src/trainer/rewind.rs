@@ -29,7 +29,7 @@ impl Trial<'_> {
         how: &Pruning,
         attendant: &dyn Attendant,
     ) -> Result<Option<Metrics>, TrialError> {
-        let Some(mut metrics) = self.score(&self.eval, "dense", attendant) else { return Ok(None) };
+        let Some(mut metrics) = self.score(&self.eval, "dense", attendant)? else { return Ok(None) };
         let Some(importances) = self.importances(how, attendant)? else { return Ok(None) };
         let kept = prune::keep(&importances, how, self.prompted_blocks());
         let trained = self.values();
@@ -38,7 +38,7 @@ impl Trial<'_> {
         let dense = std::mem::replace(&mut self.ensemble, pruned);
         let scores = self.score(&self.eval, "pruned", attendant);
         self.ensemble = dense;
-        metrics.extend(match scores {
+        metrics.extend(match scores? {
             Some(scores) => scores,
             None => return Ok(None),
         });
@@ -95,11 +95,11 @@ impl Trial<'_> {
         attendant: &dyn Attendant,
     ) -> Result<Option<Importances>, TrialError> {
         if how.importance == Importance::LeaveOneOut {
-            return Ok(self.leave_one_out(how, attendant));
+            return self.leave_one_out(how, attendant);
         }
         let segments = self.segments().filter(|_| how.segments > 0.0);
         let mut mean = Mean::default();
-        for (x, labels) in self.train.batches(i64::from(self.job.recipe.batch_size)) {
+        for (x, labels) in self.train.labelled()?.batches(i64::from(self.job.recipe.batch_size)) {
             if attendant.is_leaving() {
                 return Ok(None);
             }
@@ -123,8 +123,12 @@ impl Trial<'_> {
     }
 
     /// How much the training loss grows without each token, and without each segment.
-    fn leave_one_out(&mut self, how: &Pruning, attendant: &dyn Attendant) -> Option<Importances> {
-        let base = self.loss(attendant)?;
+    fn leave_one_out(
+        &mut self,
+        how: &Pruning,
+        attendant: &dyn Attendant,
+    ) -> Result<Option<Importances>, TrialError> {
+        let Some(base) = self.loss(attendant)? else { return Ok(None) };
         let trained = self.values();
         let (blocks, length) = (i64::from(self.prompted_blocks()), i64::from(self.length()));
         let rest = |gone: i64| (0..length).filter(|&token| token != gone).collect::<Vec<i64>>();
@@ -139,7 +143,8 @@ impl Trial<'_> {
                     }
                 };
                 let kept = Kept { tokens: lists, segments: None };
-                tokens.push(self.loss_without(&kept, &trained, attendant)? - base);
+                let Some(loss) = self.loss_without(&kept, &trained, attendant)? else { return Ok(None) };
+                tokens.push(loss - base);
             }
         }
         let mut of_segments = Vec::new();
@@ -149,16 +154,22 @@ impl Trial<'_> {
             let mask = Tensor::ones([length * segments], (tch::Kind::Float, tch::Device::Cpu));
             let _ = mask.get(i).fill_(0.0);
             let kept = Kept { tokens: Vec::new(), segments: Some(mask.reshape([length, segments])) };
-            of_segments.push(self.loss_without(&kept, &trained, attendant)? - base);
+            let Some(loss) = self.loss_without(&kept, &trained, attendant)? else { return Ok(None) };
+            of_segments.push(loss - base);
         }
         let shape: &[i64] = if how.scope == Scope::Global { &[blocks, length] } else { &[length] };
-        Some(Importances {
+        Ok(Some(Importances {
             tokens: Tensor::from_slice(&tokens).reshape(shape),
             segments: segments.map(|segments| Tensor::from_slice(&of_segments).reshape([length, segments])),
-        })
+        }))
     }
 
-    fn loss_without(&mut self, kept: &Kept, trained: &Values, attendant: &dyn Attendant) -> Option<f64> {
+    fn loss_without(
+        &mut self,
+        kept: &Kept,
+        trained: &Values,
+        attendant: &dyn Attendant,
+    ) -> Result<Option<f64>, TrialError> {
         let without = self.build(self.job.seed, Some(kept));
         give(&without, trained, kept);
         let whole = std::mem::replace(&mut self.ensemble, without);
@@ -168,8 +179,8 @@ impl Trial<'_> {
     }
 
     /// Mean loss over the training images, without dropout.
-    fn loss(&self, attendant: &dyn Attendant) -> Option<f64> {
-        self.score(&self.train, "train", attendant).map(|metrics| metrics["train/loss"])
+    fn loss(&self, attendant: &dyn Attendant) -> Result<Option<f64>, TrialError> {
+        Ok(self.score(&self.train, "train", attendant)?.map(|metrics| metrics["train/loss"]))
     }
 
     /// P.

@@ -5,18 +5,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use sweeps::recipe::{Pruning, Recipe, RewindLr};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::attendant::Attendant;
 use super::checkpoint;
 use super::error::{TrialError, chain};
+use super::order::Order;
 use super::schedule::{Moment, learning_rate};
 use super::session::Session;
 use super::trial::Trial;
 use super::tuned::{Tuned, TunedError};
 use super::usage;
+use crate::dense::Scale;
 use crate::protocol::FailureClass;
-use crate::tuning::{seeded, stream};
 
 /// A trial to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +46,16 @@ enum Phase {
     /// Scores the prompts, takes some out, and goes back.
     Prune(Pruning),
     /// One pass over the test split.
-    Test,
+    Test(Look),
+}
+
+/// How test images are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// As those of the eval split.
+    Once,
+    /// In all sizes of `scales`, and mirrored.
+    Scales,
 }
 
 /// The part of a learning-rate schedule that a phase runs through.
@@ -70,7 +80,11 @@ fn phases(recipe: &Recipe) -> Vec<Phase> {
             vec![Phase::Train { epochs: how.prune_at, schedule: whole }, Phase::Prune(how), again]
         }
     };
-    phases.extend(recipe.split.test.as_ref().map(|_| Phase::Test));
+    if recipe.split.test.is_some() {
+        phases.push(Phase::Test(Look::Once));
+        let has_scales = recipe.setr.as_ref().is_some_and(|setr| !setr.scales.is_empty());
+        phases.extend(has_scales.then_some(Phase::Test(Look::Scales)));
+    }
     phases
 }
 
@@ -86,7 +100,8 @@ enum Flow {
 /// run is cut, what it ends with is the same to the bit.
 ///
 /// Metrics: `train/loss`; `val/…` of the last epoch and `test/…` once at the end, each `top1`, `top5`, `per_class` in
-/// percent and `loss`; of trials that prune `dense/…`, `pruned/…`, `prompts/…` and `params/effective`; `images_per_second`
+/// percent and `loss`, or where pixels are labelled `miou`, `accuracy`, `mean_accuracy` and `loss`, and `test/miou_ms`, … at
+/// several scales; of trials that prune `dense/…`, `pruned/…`, `prompts/…` and `params/effective`; `images_per_second`
 /// of training; `seconds/wall` and `seconds/cpu` or `seconds/gpu`, of all attempts together; `memory/peak_mib` of the
 /// process; `params/trainable` and `params/percent` (of backbone + tuned).
 pub fn run(
@@ -173,7 +188,7 @@ impl Run<'_, '_> {
             let flow = match *phase {
                 Phase::Train { epochs, schedule } => self.train(epochs, schedule)?,
                 Phase::Prune(how) => self.prune(&how)?,
-                Phase::Test => self.test()?,
+                Phase::Test(look) => self.test(look)?,
             };
             if flow == Flow::Left {
                 return Ok(flow);
@@ -204,14 +219,15 @@ impl Run<'_, '_> {
         let (mut images, clock, mut evaluating) = (0, Instant::now(), 0.0);
         while self.trial.at.epoch < epochs {
             let epoch = self.trial.at.epoch;
-            let Some(seen) = self.train_epoch(schedule) else { return Ok(Flow::Left) };
+            let mut order = self.trial.order();
+            let Some(seen) = self.train_epoch(&mut order, schedule)? else { return Ok(Flow::Left) };
             images += seen;
             let seconds = clock.elapsed().as_secs_f64() - evaluating;
-            let loss = self.trial.at.loss / self.trial.train.len() as f64;
+            let loss = self.trial.at.loss / order.seen() as f64;
             let count = self.trial.at.epochs.len() as u32 + 1;
             check_finite("training", loss, count)?;
             let begun = Instant::now();
-            let Some(mut metrics) = self.trial.score(&self.trial.eval, "val", self.attendant) else {
+            let Some(mut metrics) = self.trial.score(&self.trial.eval, "val", self.attendant)? else {
                 self.checkpoint();
                 return Ok(Flow::Left);
             };
@@ -244,47 +260,53 @@ impl Run<'_, '_> {
         }
     }
 
-    /// The steps that are left of a pass over the training images in a random order, and how many images they saw. `None`:
-    /// the run is to leave, and a checkpoint is written.
-    fn train_epoch(&mut self, schedule: Span) -> Option<i64> {
+    /// The steps that are left of an epoch, and how many images they saw. `None`: the run is to leave, and a checkpoint is
+    /// written.
+    fn train_epoch(&mut self, order: &mut Order, schedule: Span) -> Result<Option<i64>, TrialError> {
         let recipe = &self.trial.job.recipe;
-        let (n, batch) = (self.trial.train.len(), i64::from(recipe.batch_size));
-        let steps = n.unsigned_abs().div_ceil(batch.unsigned_abs());
-        let (seed, epoch) = (self.trial.job.seed, self.trial.order());
-        let order = seeded(stream(seed, "order", epoch), || Tensor::randperm(n, (Kind::Int64, Device::Cpu)));
-        let done = self.trial.at.step;
+        let steps = order.steps();
         let mut total =
             Tensor::from(self.trial.at.loss).to_kind(Kind::Double).to_device(self.trial.frozen.device);
         let mut seen = 0;
-        for index in order.split(batch, 0).iter().skip(done as usize) {
+        while self.trial.at.step < steps {
             if self.attendant.is_leaving() || self.attendant.is_checkpoint_due() {
                 self.trial.at.loss = total.double_value(&[]);
                 self.checkpoint();
                 if self.attendant.is_leaving() {
-                    return None;
+                    return Ok(None);
                 }
             }
             let at = &self.trial.at;
             let moment =
                 Moment { epoch: schedule.from + at.epoch, step: at.step, steps, epochs: schedule.of };
-            total += self.trial.step(index, learning_rate(recipe.schedule, recipe.lr, moment));
+            let index = order.batch(at.step);
+            total += self.trial.step(&index, learning_rate(recipe.schedule, recipe.lr, moment))?;
             self.trial.at.step += 1;
             seen += index.size()[0];
         }
         self.trial.at.loss = total.double_value(&[]);
-        Some(seen)
+        Ok(Some(seen))
     }
 
-    fn test(&mut self) -> Result<Flow, TrialError> {
+    fn test(&mut self, look: Look) -> Result<Flow, TrialError> {
         let recipe = &self.trial.job.recipe;
         let Some(split) = &recipe.split.test else { return Ok(Flow::Done) };
         let task = self.session.task(&recipe.task)?;
-        let inputs = self.session.inputs(recipe, &task, split, &self.trial.frozen)?;
-        let Some(metrics) = self.trial.score(&inputs, "test", self.attendant) else {
+        let samples = self.session.samples(recipe, &task, split, &self.trial.frozen)?;
+        let scales = recipe.setr.as_ref().map(|setr| Scale::with_mirror_images(&setr.scales));
+        let metrics = match (look, scales) {
+            (Look::Scales, Some(scales)) => {
+                self.trial.score_at(&scales, &samples, "test", "_ms", self.attendant)?
+            }
+            _ => self.trial.score(&samples, "test", self.attendant)?,
+        };
+        let Some(metrics) = metrics else {
             self.checkpoint();
             return Ok(Flow::Left);
         };
-        check_finite("test", metrics["test/loss"], recipe.epochs)?;
+        if let Some(&loss) = metrics.get("test/loss") {
+            check_finite("test", loss, recipe.epochs)?;
+        }
         self.trial.at.metrics.extend(metrics);
         Ok(Flow::Done)
     }

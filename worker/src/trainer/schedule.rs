@@ -21,6 +21,7 @@ pub struct Moment {
 ///
 /// - cosine: from epoch W on `peak · ½ (1 + cos(π (e − W)/(T − W)))`. Before it, `vpt` gives `peak · e/W` as the VPT
 ///   code does, so that epoch 0 trains nothing; `nonzero` gives `peak · (e + 1)/(W + 1)`.
+/// - poly: t is (`epoch + step/steps`)/T, so that each step has its own rate; `min + (peak − min) (1 − t)^power`.
 /// - SPT: e is `epoch + step/steps`, so that each step has its own rate; `peak · e/W`, then
 ///   `min + (peak − min) · ½ (1 + cos(π (e − W)/(T − W)))`.
 /// - CVPT: e is the epoch before, 0 in the first two; `warmup + e (peak − warmup)/W`, then
@@ -42,6 +43,10 @@ pub fn learning_rate(schedule: Schedule, peak: f64, at: Moment) -> f64 {
             let w = f64::from(warmup_epochs);
             let e = epoch + at.step as f64 / at.steps.max(1) as f64;
             if e < w { peak * e / w } else { fall(peak, min_lr, (e - w) / (total - w).max(1.0)) }
+        }
+        Schedule::Poly { power, min_lr } => {
+            let done = (epoch + at.step as f64 / at.steps.max(1) as f64) / total;
+            min_lr + (peak - min_lr) * (1.0 - done).powf(power)
         }
         Schedule::CosineCvpt { warmup_epochs, warmup_lr, min_lr } => {
             let (w, e) = (f64::from(warmup_epochs), (epoch - 1.0).max(0.0));
@@ -76,6 +81,17 @@ mod tests {
         assert_eq!(rate(plain, 0, 0, 3), 1.0);
         assert!((rate(plain, 2, 0, 3) - 0.25).abs() < 1e-12);
         assert_eq!(rate(Schedule::CosineSpt { warmup_epochs: 0, min_lr: 0.1 }, 0, 0, 3), 1.0);
+    }
+
+    #[test]
+    fn poly_falls_in_every_step() {
+        let poly = |power| Schedule::Poly { power, min_lr: 0.2 };
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
+        assert!(close(rate(poly(1.0), 0, 0, 2), 1.0) && close(rate(poly(1.0), 1, 2, 2), 0.2 + 0.8 * 0.25));
+        // mmsegmentation after a half of 160,000 steps: 10⁻⁴ + (10⁻³ − 10⁻⁴) · ½^0.9.
+        let half = Moment { epoch: 5, step: 0, steps: 16_000, epochs: 10 };
+        let found = learning_rate(Schedule::Poly { power: 0.9, min_lr: 1e-4 }, 1e-3, half);
+        assert!(close(found, 1e-4 + 9e-4 * 0.5f64.powf(0.9)), "{found}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use sha2::{Digest, Sha256};
-use sweeps::recipe::{Normalization, Preprocessing, Recipe};
+use sweeps::recipe::{Normalization, Preprocessing, Recipe, Setr};
 use tch::{Device, Kind, Tensor};
 
 use super::cache::Cache;
@@ -13,8 +13,10 @@ use super::device::{self, DeviceError};
 use super::error::TrialError;
 use super::inputs::{Frozen, Inputs, PREFIX_LIMIT};
 use super::ran;
+use super::samples::Samples;
+use super::scenes::{Scenes, View};
 use crate::backbone::{Backbone, Weights};
-use crate::data::{self, Split};
+use crate::data::{self, Maps, Split};
 use crate::home::{Home, TaskEntry};
 use crate::protocol::FailureClass;
 use crate::tuning::Entry;
@@ -22,6 +24,11 @@ use crate::tuning::Entry;
 const BACKBONES: usize = 8 << 30;
 const IMAGES: usize = 4 << 30;
 const PREFIXES: usize = 2 << 30;
+const SCENES: usize = 2 << 30;
+/// Largest split with label maps that is kept decoded, in bytes; of others, files are decoded when they are asked for.
+const SCENES_LIMIT: u64 = 1 << 30;
+/// Roughly what an image costs that is not kept.
+const ENTRY: usize = 256;
 
 type SplitKey = (PathBuf, String, Preprocessing, u32);
 type PrefixKey = (SplitKey, String, Normalization, Entry);
@@ -36,6 +43,7 @@ pub struct Session {
     prefixes: Cache<PrefixKey, Tensor>,
     /// Digests of the splits that were read, by the folder of the task.
     hashes: HashMap<(PathBuf, String), String>,
+    scenes: Cache<(PathBuf, String), Maps>,
 }
 
 impl Session {
@@ -52,6 +60,7 @@ impl Session {
             splits: Cache::new(IMAGES),
             prefixes: Cache::new(PREFIXES),
             hashes: HashMap::new(),
+            scenes: Cache::new(SCENES),
         })
     }
 
@@ -99,6 +108,7 @@ impl Session {
             let key = (task.path.clone(), split.clone());
             let hash = match self.hashes.get(&key) {
                 Some(known) => known.clone(),
+                None if recipe.setr.is_some() => data::hash_maps(&task.path, split)?,
                 None => data::hash(&task.path, i64::from(task.info.classes), split)?,
             };
             self.hashes.insert(key, hash.clone());
@@ -108,8 +118,42 @@ impl Session {
         Ok(ran::inputs(&backbone, task.info.classes, &hashes))
     }
 
-    /// A split of the recipe's task, its prefix computed if it is small enough to keep.
-    pub(super) fn inputs(
+    /// A split of the recipe's task, with one label an image or with label maps.
+    pub(super) fn samples(
+        &mut self,
+        recipe: &Recipe,
+        task: &TaskEntry,
+        split: &str,
+        frozen: &Frozen,
+    ) -> Result<Samples, TrialError> {
+        match &recipe.setr {
+            None => self.inputs(recipe, task, split, frozen).map(Samples::Labelled),
+            Some(setr) => self.scenes(recipe, setr, task, split).map(Samples::Mapped),
+        }
+    }
+
+    /// A split with label maps, every file of which was checked.
+    fn scenes(
+        &mut self,
+        recipe: &Recipe,
+        setr: &Setr,
+        task: &TaskEntry,
+        split: &str,
+    ) -> Result<Scenes, TrialError> {
+        let view = View::new(recipe, setr, self.device);
+        let key = (task.path.clone(), split.to_owned());
+        if let Some(maps) = self.scenes.get(&key) {
+            return Ok(Scenes { maps, view });
+        }
+        let keep = SCENES_LIMIT.min(data::free_memory() / 4);
+        let maps = Maps::open(&task.path, i64::from(task.info.classes), split, keep)?;
+        self.hashes.insert(key.clone(), maps.sha256.clone());
+        let bytes = if maps.is_kept() { maps.bytes as usize } else { maps.len() * ENTRY };
+        Ok(Scenes { maps: self.scenes.put(key, maps, bytes), view })
+    }
+
+    /// A split with one label an image, its prefix computed if it is small enough to keep.
+    fn inputs(
         &mut self,
         recipe: &Recipe,
         task: &TaskEntry,

@@ -1,5 +1,7 @@
 //! A trial with its assets at hand: what every phase works on.
 
+use std::cell::Cell;
+
 use sweeps::recipe::{self, Recipe};
 use tch::{Device, Kind, Tensor};
 
@@ -7,23 +9,27 @@ use super::attendant::Attendant;
 use super::checkpoint::{self, CheckpointError, Position};
 use super::ensemble::{Ensemble, Setup};
 use super::error::TrialError;
-use super::inputs::{Frozen, Inputs};
+use super::inputs::Frozen;
 use super::memory;
 use super::metrics::Scores;
 use super::optim::{Member, Rule};
+use super::order::Order;
 use super::prune::Pruned;
 use super::rewind::Snapshots;
 use super::run::{Job, Metrics};
+use super::samples::Samples;
 use super::session::Session;
 use crate::backbone::Backbone;
 use crate::data;
-use crate::tuning::Kept;
+use crate::dense::Scale;
+use crate::home::{Labels, TaskEntry};
+use crate::tuning::{Kept, stream};
 
 pub(super) struct Trial<'a> {
     pub job: &'a Job,
     pub frozen: Frozen,
-    pub train: Inputs,
-    pub eval: Inputs,
+    pub train: Samples,
+    pub eval: Samples,
     pub ensemble: Ensemble,
     pub at: Position,
     /// What its checkpoints are told apart by.
@@ -48,6 +54,7 @@ impl<'a> Trial<'a> {
         let (backbone, identity, sha256) = session.backbone(&recipe.backbone)?;
         check(recipe, &backbone)?;
         let task = session.task(&recipe.task)?;
+        check_task(recipe, &task)?;
         let classes = i64::from(task.info.classes);
 
         let (rule, member) = optimiser(recipe, job.seed);
@@ -55,7 +62,7 @@ impl<'a> Trial<'a> {
         let setup = setup(recipe, classes, rule, &members, None);
         let ensemble = Ensemble::new(&backbone, &setup);
         if let (Some(vit), Device::Cpu) = (backbone.vit(), session.device()) {
-            memory::check(recipe, vit.arch(), ensemble.entry(), data::free_memory())?;
+            memory::check(recipe, vit.arch(), task.info.classes, ensemble.entry(), data::free_memory())?;
         }
         let frozen = Frozen {
             backbone,
@@ -65,13 +72,12 @@ impl<'a> Trial<'a> {
             entry: ensemble.entry(),
             device: session.device(),
         };
-        let train = session.inputs(recipe, &task, &recipe.split.train, &frozen)?;
-        let images = |index: &[i64]| train.images(&Tensor::from_slice(index));
-        ensemble.prepare(&frozen.backbone, &setup, train.len(), &images);
-        let eval = session.inputs(recipe, &task, &recipe.split.eval, &frozen)?;
-        let fingerprint = checkpoint::fingerprint(job, &frozen.identity, &train.split.sha256);
+        let train = session.samples(recipe, &task, &recipe.split.train, &frozen)?;
+        prepare_from(&train, &ensemble, &frozen, &setup, job)?;
+        let eval = session.samples(recipe, &task, &recipe.split.eval, &frozen)?;
+        let fingerprint = checkpoint::fingerprint(job, &frozen.identity, train.sha256());
         let at = Position::default();
-        let images = (train.split.sha256.as_str(), eval.split.sha256.as_str());
+        let images = (train.sha256(), eval.sha256());
         let prefix = checkpoint::prefix(job, start, &frozen.identity, images);
         let (pruned, snapshots) = (None, Snapshots::new());
         Ok(Trial { job, frozen, train, eval, ensemble, at, fingerprint, pruned, snapshots, prefix, classes })
@@ -118,33 +124,115 @@ impl<'a> Trial<'a> {
         ])
     }
 
-    /// Which order of the images the epoch takes.
-    pub(super) fn order(&self) -> u64 {
-        self.at.epochs.len() as u64
+    /// The images of the epoch that the trial is in.
+    pub(super) fn order(&self) -> Order {
+        let Recipe { batch_size, epoch_steps, .. } = self.job.recipe;
+        Order::new(self.job.seed, self.at.epochs.len() as u64, self.train.len(), batch_size, epoch_steps)
     }
 
     /// One training step on the images at `index`; the sum of their losses before it, float64 on the device.
-    pub(super) fn step(&mut self, index: &Tensor, lr: f64) -> Tensor {
-        let (x, labels) = self.train.batch(index);
+    pub(super) fn step(&mut self, index: &Tensor, lr: f64) -> Result<Tensor, TrialError> {
+        let (x, labels) = match &self.train {
+            Samples::Labelled(inputs) => inputs.batch(index),
+            Samples::Mapped(scenes) => {
+                let position = self.ensemble.optimizer().steps() * u64::from(self.job.recipe.batch_size);
+                let index = Vec::<i64>::try_from(index).expect("a vector of indices");
+                scenes.crops(&index, self.job.seed, position)?
+            }
+        };
         let losses = self.ensemble.train_step(&self.frozen.backbone, x, &labels.unsqueeze(0), &[lr]);
-        losses.get(0).to_kind(Kind::Double) * index.size()[0] as f64
+        Ok(losses.get(0).to_kind(Kind::Double) * index.size()[0] as f64)
     }
 
-    /// Scores of a split. `None`: the run is to leave.
-    pub(super) fn score(&self, inputs: &Inputs, prefix: &str, attendant: &dyn Attendant) -> Option<Metrics> {
-        let mut scores = Scores::new(1, self.classes, &self.ensemble.params()[0].value);
-        for (x, labels) in inputs.in_order() {
-            if attendant.is_leaving() {
-                return None;
+    /// Scores of a split, pixels at a single scale. `None`: the run is to leave.
+    pub(super) fn score(
+        &self,
+        samples: &Samples,
+        prefix: &str,
+        attendant: &dyn Attendant,
+    ) -> Result<Option<Metrics>, TrialError> {
+        self.score_at(Scale::SINGLE, samples, prefix, "", attendant)
+    }
+
+    /// As [`Trial::score`], pixels at several scales. The names of what is predicted have an ending; the loss is that of a
+    /// single scale alone.
+    pub(super) fn score_at(
+        &self,
+        scales: &[Scale],
+        samples: &Samples,
+        prefix: &str,
+        ending: &str,
+        attendant: &dyn Attendant,
+    ) -> Result<Option<Metrics>, TrialError> {
+        let scenes = match samples {
+            Samples::Mapped(scenes) => scenes,
+            Samples::Labelled(inputs) => {
+                let mut scores = Scores::new(1, self.classes, &self.ensemble.params()[0].value);
+                for (x, labels) in inputs.in_order() {
+                    if attendant.is_leaving() {
+                        return Ok(None);
+                    }
+                    scores.add(&self.ensemble.evaluate(&self.frozen.backbone, &x), &labels);
+                }
+                return Ok(Some(scores.of(0, prefix)));
             }
-            scores.add(&self.ensemble.evaluate(&self.frozen.backbone, &x), &labels);
-        }
-        Some(scores.of(0, prefix))
+        };
+        let see = |window: &Tensor| see(&self.ensemble, &self.frozen, window);
+        let scores = scenes.score(scales, &see, attendant)?;
+        let named = |scores: Metrics| {
+            let wanted = scores.into_iter().filter(|(name, _)| ending.is_empty() || name != "loss");
+            wanted.map(|(name, value)| (format!("{prefix}/{name}{ending}"), value)).collect()
+        };
+        Ok(scores.map(named))
     }
 }
 
+/// Logits `[C, S, S]` of a window `[3, S, S]`, normalised.
+pub(super) fn see(ensemble: &Ensemble, frozen: &Frozen, window: &Tensor) -> Tensor {
+    ensemble.evaluate(&frozen.backbone, &window.unsqueeze(0)).get(0).get(0)
+}
+
+/// Sets what starts from training images, as training sees them.
+fn prepare_from(
+    train: &Samples,
+    ensemble: &Ensemble,
+    frozen: &Frozen,
+    setup: &Setup<'_>,
+    job: &Job,
+) -> Result<(), TrialError> {
+    let failed = Cell::new(None);
+    let images = |index: &[i64]| match train {
+        Samples::Labelled(inputs) => inputs.images(&Tensor::from_slice(index)),
+        Samples::Mapped(scenes) => {
+            let side = setup.image_size;
+            let position = index.first().map_or(0, |first| first.unsigned_abs());
+            scenes
+                .crops(index, stream(job.seed, "spt", 0), position)
+                .map(|(images, _)| images)
+                .unwrap_or_else(|error| {
+                    failed.set(Some(error));
+                    Tensor::zeros([index.len() as i64, 3, side, side], frozen.backbone.options())
+                })
+        }
+    };
+    ensemble.prepare(&frozen.backbone, setup, train.len(), &images);
+    failed.take().map_or(Ok(()), Err)
+}
+
+/// Checks that the head labels what the task has labels of.
+fn check_task(recipe: &Recipe, task: &TaskEntry) -> Result<(), TrialError> {
+    let message = match (task.info.labels, &recipe.setr) {
+        (Labels::Maps, None) => {
+            "has label maps, and `head: linear` labels whole images: use `head: setr_pup`"
+        }
+        (Labels::Classes, Some(_)) => "has a label for each image, and `head: setr_pup` needs label maps",
+        _ => return Ok(()),
+    };
+    Err(TrialError::invalid(format!("task: `{}` {message}", task.name)))
+}
+
 /// The update rule of a recipe, and its settings for one member.
-pub(crate) fn optimiser(recipe: &Recipe, seed: i64) -> (Rule, Member) {
+fn optimiser(recipe: &Recipe, seed: i64) -> (Rule, Member) {
     let (rule, momentum) = match recipe.optimizer {
         recipe::Optimizer::Sgd { momentum } => (Rule::Sgd, momentum),
         recipe::Optimizer::AdamW { beta1, beta2, eps } => (Rule::AdamW { beta1, beta2, eps }, 0.0),
@@ -162,11 +250,11 @@ pub(super) fn setup<'a>(
     kept: Option<&'a Kept>,
 ) -> Setup<'a> {
     let (method, head, image_size) = (&recipe.method, recipe.head_init, i64::from(recipe.image_size));
-    Setup { method, head, classes, image_size, rule, members, kept }
+    Setup { method, head, setr: recipe.setr.as_ref(), classes, image_size, rule, members, kept }
 }
 
 /// Checks a recipe against the backbone that is there.
-pub(crate) fn check(recipe: &Recipe, backbone: &Backbone) -> Result<(), TrialError> {
+pub(super) fn check(recipe: &Recipe, backbone: &Backbone) -> Result<(), TrialError> {
     let arch = backbone.arch();
     recipe.check_family(arch.family()).map_err(TrialError::invalid)?;
     recipe.check_depth(arch.depth()).map_err(TrialError::invalid)?;

@@ -111,8 +111,9 @@ impl Tuned {
     /// # Errors
     /// When there is no head.
     pub fn classes(&self) -> Result<i64, TunedError> {
-        let bias = self.tensors.get("head.bias").filter(|bias| bias.dim() == 1);
-        bias.map(|bias| bias.size()[0]).ok_or(TunedError::Tensor { name: "head.bias".to_owned() })
+        let name = if self.recipe.setr.is_some() { "head.classes.bias" } else { "head.bias" };
+        let bias = self.tensors.get(name).filter(|bias| bias.dim() == 1);
+        bias.map(|bias| bias.size()[0]).ok_or_else(|| TunedError::Tensor { name: name.to_owned() })
     }
 
     /// # Errors

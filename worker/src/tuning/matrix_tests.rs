@@ -53,6 +53,7 @@ fn ensemble(backbone: &Backbone, method: &Method, image_size: i64, seeds: &[i64]
     let setup = Setup {
         method,
         head: sweeps::recipe::HeadInit::Spt,
+        setr: None,
         classes: CLASSES,
         image_size,
         rule: Rule::Sgd,

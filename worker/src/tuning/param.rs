@@ -31,11 +31,11 @@ impl Param {
     }
 
     /// A tensor that is kept as it is.
-    pub(super) fn constant(name: impl Into<String>, value: Tensor) -> Param {
+    pub(crate) fn constant(name: impl Into<String>, value: Tensor) -> Param {
         Param { name: name.into(), value: value.set_requires_grad(false), decay: Decay::Never, lr: 0.0 }
     }
 
-    pub(super) fn decayed(self, decay: Decay) -> Param {
+    pub(crate) fn decayed(self, decay: Decay) -> Param {
         Param { decay, ..self }
     }
 

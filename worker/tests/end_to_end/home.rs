@@ -1,4 +1,5 @@
-//! A home with a random tiny ViT and a data set of light and dark squares, put there by `worker import`.
+//! A home with a random tiny ViT, a data set of light and dark squares, and one of drawn shapes with label maps, put there by
+//! `worker import`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +20,12 @@ pub(crate) fn home() -> &'static Path {
         for (name, corrupt) in [("test/shades", false), ("test/corrupt", true)] {
             dataset(&folder.join(name), name, corrupt, &home);
         }
+        shapes(&folder.join("shapes"));
+        let shapes = folder.join("shapes");
+        import(
+            &["dataset", shapes.to_str().expect("UTF-8"), "--name", "test/shapes", "--classes", "3"],
+            &home,
+        );
         home
     })
 }
@@ -75,4 +82,66 @@ fn dataset(folder: &Path, name: &str, corrupt: bool, home: &Path) {
         std::fs::write(&path, &bytes[..bytes.len() / 2]).expect("the image is cut");
     }
     import(&["dataset", folder.to_str().expect("UTF-8"), "--name", name, "--classes", "2"], home);
+}
+
+/// What a pixel of a drawn image shows.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Shape {
+    Ground,
+    Square,
+    Disk,
+    /// The edge of a shape, which has no label.
+    Edge,
+}
+
+/// Of image `i`: a light square and a reddish disk on dark ground, on their own sides of it.
+pub(crate) fn shape(i: u32, x: u32, y: u32) -> Shape {
+    let (x, y, shift) = (f64::from(x), f64::from(y), f64::from(i % 5) * 2.0);
+    let square = (x - 13.0 - shift).abs().max((y - 15.0 - shift).abs());
+    let disk = (x - 39.0 + shift).hypot(y - 24.0 + shift);
+    match square.min(disk) {
+        r if (9.0..10.0).contains(&r) => Shape::Edge,
+        r if r < 9.0 => {
+            if square < disk {
+                Shape::Square
+            } else {
+                Shape::Disk
+            }
+        }
+        _ => Shape::Ground,
+    }
+}
+
+/// Images of different sizes with their label maps, as ADE20K's benchmark has them.
+fn shapes(folder: &Path) {
+    for (split, numbers) in [("training", 0..16u32), ("held_out", 16..20), ("validation", 20..24)] {
+        let [images, maps] = ["images", "annotations"].map(|part| folder.join(part).join(split));
+        for folder in [&images, &maps] {
+            std::fs::create_dir_all(folder).expect("a folder for images");
+        }
+        for i in numbers {
+            let (width, height) = (52 + i % 3 * 4, 40 + i % 2 * 6);
+            let colour = |x: u32, y: u32| {
+                let noise = (x * 7 + y * 13 + i * 29) % 30;
+                let [r, g, b] = match shape(i, x, y) {
+                    Shape::Ground | Shape::Edge => [20, 20, 40],
+                    Shape::Square => [190, 210, 190],
+                    Shape::Disk => [200, 60, 20],
+                };
+                image::Rgb([r + noise as u8, g + noise as u8, b + noise as u8])
+            };
+            let label = |x: u32, y: u32| match shape(i, x, y) {
+                Shape::Edge => image::Luma([0]),
+                Shape::Ground => image::Luma([1]),
+                Shape::Square => image::Luma([2]),
+                Shape::Disk => image::Luma([3]),
+            };
+            let name = format!("{i:04}.png");
+            image::RgbImage::from_fn(width, height, colour).save(images.join(&name)).expect("an image");
+            image::GrayImage::from_fn(width, height, label).save(maps.join(&name)).expect("a map");
+        }
+    }
+    // What lies beside them in ADE20K's archive is no label file.
+    std::fs::write(folder.join("objectInfo150.txt"), "Idx Ratio Train Val Name\n1 0.16 11664 1172 wall\n")
+        .expect("a file");
 }

@@ -8,6 +8,7 @@ mod cluster;
 mod home;
 mod resume;
 mod reuse;
+mod segmentation;
 mod shared;
 
 use std::collections::BTreeMap;

@@ -11,7 +11,7 @@ use crate::home::home;
 /// Two steps an epoch, one chunk of images to validate or test on.
 const BASE: &str = r#""backbone": "tiny", "task": "test/shades", "image_size": 32, "batch_size": 8, "lr": 0.05,
     "epochs": 3, "split": {"train": "train", "eval": "val", "test": "test"}"#;
-const RECIPES: [&str; 5] = [
+const RECIPES: [&str; 6] = [
     r#""method": "vpt_deep", "prompt_length": 3, "prompt_dropout": 0.2"#,
     r#""method": "gated", "prompt_length": 2, "optimizer": "adamw", "wd": 0.1"#,
     r#""method": "e2vpt", "prompt_length": 4, "kv_prompt_length": 2, "segments": 8, "pruning_ratio": 0.5, "segment_ratio": 0.25,
@@ -20,10 +20,24 @@ const RECIPES: [&str; 5] = [
         "schedule": "constant", "rewind_schedule": {"prune_at": 2, "to": {"epoch": 1}, "epochs": 2, "lr": "continue"}"#,
     r#""method": "e2vpt", "prompt_length": 2, "kv_prompt_length": 1, "segments": 2, "pruning_ratio": 0.5, "fidelity": "code",
         "importance": "leave_one_out", "schedule": "constant", "rewind_schedule": {"to": "init", "epochs": 1}"#,
+    r#""method": "vpt_deep", "prompt_length": 3, "prompt_dropout": 0.2, "epoch_steps": 3, "schedule": "poly""#,
 ];
+/// A segmentation, whose crops, colours and batch norms go on too.
+const SEGMENTATION: &str = r#"{"backbone": "tiny", "task": "test/shapes", "image_size": 32, "batch_size": 3, "lr": 0.02,
+    "split": {"train": "training", "eval": "held_out", "test": "validation"}, "head": "setr_pup", "head_channels": 4,
+    "epochs": 2, "epoch_steps": 3, "schedule": "poly", "scales": [0.5, 1], "stride": 24, "method": "gated", "prompt_length": 2}"#;
 
 fn job(method: &str) -> Job {
-    Job { recipe: Recipe::from_json(&format!("{{{BASE}, {method}}}")).expect("a recipe"), seed: 7 }
+    // A later key hides an earlier one of the same name.
+    let base: serde_json::Value = serde_json::from_str(&format!("{{{BASE}}}")).expect("JSON");
+    let own: serde_json::Value = serde_json::from_str(&format!("{{{method}}}")).expect("JSON");
+    let mut all = base.as_object().expect("a map").clone();
+    all.extend(own.as_object().expect("a map").clone());
+    job_of(&serde_json::Value::Object(all).to_string())
+}
+
+fn job_of(json: &str) -> Job {
+    Job { recipe: Recipe::from_json(json).expect("a recipe"), seed: 7 }
 }
 
 fn session() -> Session {
@@ -87,8 +101,8 @@ fn assert_same(found: &Tuned, wanted: &Tuned, context: &str) {
 #[test]
 fn a_run_cut_anywhere_ends_in_the_same_bits() {
     let mut session = session();
-    for method in RECIPES {
-        let job = job(method);
+    for method in RECIPES.into_iter().chain([SEGMENTATION]) {
+        let job = if method == SEGMENTATION { job_of(method) } else { job(method) };
         let (wanted, quiet) = straight(&job, &mut session);
         let questions = quiet.asked.get();
         assert!(questions >= 10, "it asks in every step and every evaluation: {questions}");

@@ -400,6 +400,7 @@ fn ensemble(
     let setup = Setup {
         method,
         head: HeadInit::Zero,
+        setr: None,
         classes: case.classes()?,
         image_size: inputs["images"].size()[3],
         rule,

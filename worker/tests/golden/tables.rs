@@ -100,6 +100,7 @@ pub(crate) fn parameters(folder: &Path) -> Result<Outcome, String> {
         let setup = Setup {
             method: &method,
             head: HeadInit::Zero,
+            setr: None,
             classes,
             image_size: 224,
             rule: Rule::Sgd,
