@@ -31,7 +31,8 @@ pub(crate) fn setting(value: &Value) -> String {
 /// `true` for metrics that the wire carries as percentages from 0 to 100.
 pub(crate) fn is_percentage(metric: &str) -> bool {
     let name = metric.rsplit('/').next().unwrap_or(metric);
-    matches!(name, "top1" | "top5" | "per_class")
+    let name = name.strip_suffix("_ms").unwrap_or(name);
+    matches!(name, "top1" | "top5" | "per_class" | "miou" | "accuracy" | "mean_accuracy")
 }
 
 /// Decimals to show of values like this one: two for percentages, else so many that four digits count.
@@ -220,6 +221,7 @@ mod tests {
     fn percentages_have_two_decimals_and_the_rest_four_digits() {
         for (name, value, expected) in [
             ("val/top1", 87.204, "87.20"),
+            ("test/miou_ms", 38.8, "38.80"),
             ("test/per_class", 0.0, "0.00"),
             ("train/loss", 0.432_149, "0.4321"),
             ("train/loss", 0.001_234_56, "0.001235"),

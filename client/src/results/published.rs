@@ -16,6 +16,8 @@ use crate::error::CliError;
 use crate::filter::Filter;
 
 const REQUIRED: [&str; 4] = ["method", "task", "metric", "value"];
+/// Metrics that tables print under another name than ours.
+const PRINTED: [(&str, &str); 2] = [("miou", "mIoU_SS"), ("miou_ms", "mIoU_MS")];
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A published number.
@@ -71,7 +73,9 @@ impl Published {
         task: &str,
     ) -> Result<Option<&Reference>, CliError> {
         let metric = metric.rsplit('/').next().unwrap_or(metric);
-        self.one(method, task, |given| given == metric || given == format!("{metric}_mean5"))
+        let names = PRINTED.iter().filter(|(ours, _)| *ours == metric).map(|(_, printed)| *printed);
+        let names: Vec<&str> = names.chain([metric]).collect();
+        self.one(method, task, |given| names.contains(&given) || given == format!("{metric}_mean5"))
     }
 
     /// A published mean over tasks, or the mean of the published tasks where all of them are there.
@@ -220,6 +224,18 @@ Gated,ViT-B/16,dtd,top1,,
         assert_eq!(published.find("test/top1", "gated", "vtab/dtd").expect("none"), None, "no value");
         assert_eq!(published.find("test/top5", "vpt_deep", "vtab/dtd").expect("none"), None);
         assert_eq!(published.find("test/top1", "linear", "vtab/dtd").expect("none"), None);
+    }
+
+    #[test]
+    fn published_label_maps_are_found_by_our_names_of_their_scores() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sweeps/published/ade20k.csv");
+        let filter = "backbone = ViT-B/16 and pretraining = MAE and note != 24";
+        let published = Published::read(&[file], Some(filter)).expect("valid");
+        let value = |metric: &str, method: &str| {
+            published.find(metric, method, "ade20k").expect("one").map(|found| found.value)
+        };
+        assert_eq!((value("test/miou", "gated"), value("test/miou_ms", "gated")), (Some(38.44), Some(39.81)));
+        assert_eq!((value("val/miou", "vpt_deep"), value("test/accuracy", "gated")), (Some(37.76), None));
     }
 
     #[test]
