@@ -51,6 +51,7 @@ fn protocols_have_the_published_counts() {
         ("vtab_e2vpt.yaml", vec![19 * 40, 19, 19 * 72, 19 * 5]),
         ("vtab_spt.yaml", vec![19 * 15, 95]),
         ("vtab_prompts.yaml", vec![2_128]),
+        ("ade20k_setr.yaml", vec![10]),
     ] {
         let plan = read(name).plan();
         assert_eq!(plan.stages.iter().map(|stage| stage.trials).collect::<Vec<_>>(), trials, "{name}");
@@ -71,6 +72,18 @@ fn protocols_have_the_published_counts() {
     let last = recipes(&vpt).pop().unwrap();
     assert!(vpt.configurations().all(|c| c.recipe.split.test.is_none()));
     assert_eq!((last.split.train.as_str(), last.split.test.as_deref()), ("train800val200", Some("test")));
+}
+
+/// The number of steps, and what mmsegmentation's configuration says of the rest.
+#[test]
+fn ade20k_is_trained_as_published() {
+    let spec = read("ade20k_setr.yaml");
+    for recipe in recipes(&spec) {
+        assert_eq!(u64::from(recipe.epochs) * u64::from(recipe.epoch_steps.unwrap()), 160_000);
+        let setr = recipe.setr.unwrap();
+        assert_eq!((setr.stride, setr.aux_blocks(12), setr.aux_weight), (341, vec![5, 9], 0.4));
+        assert_eq!((setr.channels, setr.lr_factor, setr.photometric), (256, 10.0, true));
+    }
 }
 
 fn text(name: &str) -> String {
