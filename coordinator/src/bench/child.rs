@@ -45,7 +45,6 @@ impl Child {
     /// Kills it, starts it at the same address, and gives the time until it answers.
     pub(super) async fn restart(&mut self) -> anyhow::Result<Duration> {
         self.process.kill().await.context("the coordinator cannot be killed")?;
-        let _ = std::fs::remove_file(self.folder.join("address"));
         let started = Instant::now();
         self.process = spawn(&self.arguments, &self.address, &self.folder)?;
         self.wait_for_address().await?;
@@ -104,6 +103,8 @@ impl Child {
 
 fn spawn(arguments: &[String], listen: &str, folder: &Path) -> anyhow::Result<tokio::process::Child> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
+    // Of the one before, if there was one.
+    let _ = std::fs::remove_file(folder.join("address"));
     let log = std::fs::File::create(folder.join("log"))?;
     let mut command = Command::new(program);
     command.args(arguments).args(["--listen", listen, "--address-file"]).arg(folder.join("address"));
