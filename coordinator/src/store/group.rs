@@ -48,11 +48,10 @@ pub(super) trait Job<C>: Send + Any {
 
 /// What became of a job.
 pub(super) enum Done<C> {
-    /// Its writes stay, and the answer is sent after the commit.
-    Kept(Answer),
-    Undone(Answer),
-    /// Its calls cannot be done in one: each is to be tried alone.
-    Apart(Vec<Box<dyn Job<C>>>),
+    /// The answer is sent after the commit.
+    Well(Answer),
+    /// Nothing of it may stay. Of several calls each is to be tried alone.
+    Badly(Error, Vec<Box<dyn Job<C>>>),
 }
 
 type Answer = Box<dyn FnOnce(Option<Error>) + Send>;
@@ -72,11 +71,10 @@ impl<C: Tx + 'static, O: Op> Job<C> for Calls<O> {
             let calls: Vec<&O> = self.0.iter().map(|(op, _)| &**op).collect();
             let outputs = O::run_all(&calls, connection, now).await;
             match outputs {
-                Ok(outputs) => Done::Kept(self.answer(outputs)),
-                Err(error) if self.0.len() == 1 => Done::Undone(self.answer(vec![Err(error)])),
+                Ok(outputs) => Done::Well(self.answer(outputs)),
                 Err(error) => {
-                    tracing::debug!(%error, calls = self.0.len(), "calls done apart");
-                    Done::Apart(self.0.into_iter().map(|call| Box::new(Self(vec![call])) as _).collect())
+                    let calls = self.0.into_iter().map(|call| Box::new(Self(vec![call])) as _);
+                    Done::Badly(error, calls.collect())
                 }
             }
         })
@@ -121,7 +119,7 @@ impl<C: Tx + 'static> Job<C> for Stop {
         _connection: &'a mut C,
         _now: Millis,
     ) -> Pin<Box<dyn Future<Output = Done<C>> + Send + 'a>> {
-        Box::pin(async { Done::Kept(Box::new(|_| ())) })
+        Box::pin(async { Done::Well(Box::new(|_| ())) })
     }
 
     fn refuse(self: Box<Self>, _error: Error) {}
@@ -214,14 +212,34 @@ pub(super) async fn run<C: Tx + 'static>(
             outcome = Err(error);
             continue;
         }
-        let done = job.run(connection, now).await;
-        outcome = settle(connection, matches!(done, Done::Kept(_))).await.map_err(Error::from);
-        match done {
-            Done::Kept(answer) | Done::Undone(answer) => answers.push(answer),
-            Done::Apart(calls) => calls.into_iter().rev().for_each(|call| jobs.push_front(call)),
+        match job.run(connection, now).await {
+            Done::Well(answer) => {
+                answers.push(answer);
+                outcome = connection.execute(KEEP, args![]).await.map(drop).map_err(Error::from);
+            }
+            Done::Badly(error, calls) => {
+                if let Err(failure) = undo(connection).await {
+                    // Then the transaction is lost, by what the job has met first.
+                    tracing::debug!(%failure, "savepoint lost");
+                    outcome = Err(error.clone());
+                }
+                let is_alone = calls.len() == 1;
+                for call in calls.into_iter().rev() {
+                    let error = error.clone();
+                    match is_alone {
+                        true => answers.push(Box::new(|failure| call.refuse(failure.unwrap_or(error)))),
+                        false => jobs.push_front(call),
+                    }
+                }
+            }
         }
     }
     (answers, outcome)
+}
+
+async fn undo<C: Tx>(connection: &mut C) -> Result<(), Failure> {
+    connection.execute(UNDO, args![]).await?;
+    connection.execute(KEEP, args![]).await.map(drop)
 }
 
 /// What waits at the same time may be done in any order, and what joins is done in one.
@@ -235,13 +253,6 @@ fn joined<C: 'static>(group: Vec<Box<dyn Job<C>>>) -> VecDeque<Box<dyn Job<C>>> 
         jobs.extend(rest);
     }
     jobs
-}
-
-async fn settle<C: Tx>(connection: &mut C, keep: bool) -> Result<(), Failure> {
-    if !keep {
-        connection.execute(UNDO, args![]).await?;
-    }
-    connection.execute(KEEP, args![]).await.map(drop)
 }
 
 /// Tells everybody, after the commit or its failure.

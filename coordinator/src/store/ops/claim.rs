@@ -15,8 +15,8 @@ use crate::trial::{Millis, TrialId, WorkerId};
 
 /// How long a trial that failed on a worker is left to others, if there are others.
 pub(in crate::store) const PATIENCE: Millis = 60_000;
-/// Trials of one sweep and need that are read at once, at most.
-const PAGE: i64 = 1_000;
+/// Trials of one sweep and need that are read at once: as many as are asked for, but no fewer and no more than these.
+const PAGES: (i64, i64) = (8, 1_000);
 
 /// A worker that asks for trials.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ impl Queues {
             };
             sweeps.push(Active { candidate, needs });
         }
-        let page = asks.iter().map(|ask| ask.max).sum::<i64>().clamp(1, PAGE);
+        let page = asks.iter().map(|ask| ask.max).sum::<i64>().clamp(PAGES.0, PAGES.1);
         Ok(Self { now, page, sweeps, queues: BTreeMap::new(), have_others: BTreeMap::new() })
     }
 

@@ -1,6 +1,7 @@
 //! The statements, a file per group of tables, each function one statement.
 //!
-//! `json_each($1)` and `json_to_recordset($1::json)` unfold a batch: one parameter, one round trip, however many rows.
+//! Rows that every call writes go as a [`crate::store::tx::Batch`]; `json_each($1)` and `json_to_recordset($1::json)` unfold
+//! those that come rarely: one parameter, one round trip, however many rows.
 
 pub(super) mod history;
 pub(super) mod leases;
