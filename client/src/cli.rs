@@ -100,6 +100,8 @@ pub(crate) enum Verb {
     Cancel(SweepArgs),
     /// Queue failed trials of a sweep again, as if they had never failed
     Requeue(RequeueArgs),
+    /// Add what a file has more than a sweep: values, seeds, points of stages
+    Extend(ExtendArgs),
     /// List the workers that the coordinator knows, or release one from quarantine
     Workers(WorkersArgs),
     /// Print the JSON Schema of sweep files, for editors
@@ -118,6 +120,14 @@ pub(crate) struct FileArgs {
     /// Also run the configurations of this file, as `sweep best S --settings` prints them
     #[arg(long, value_name = "JSON")]
     pub(crate) warm_start: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExtendArgs {
+    /// Id, prefix, name or `last`
+    pub(crate) sweep: String,
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
 }
 
 #[derive(Debug, Args)]
@@ -164,6 +174,9 @@ pub(crate) struct RequeueArgs {
     /// Only those that failed with this class, as in cuda_oom; may be repeated
     #[arg(long = "class", value_name = "CLASS", value_parser = failure_class)]
     pub(crate) classes: Vec<sweeps::FailureClass>,
+    /// Try them with another value of a parameter, as in batch_size=32; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) changes: Vec<String>,
 }
 
 fn failure_class(name: &str) -> Result<sweeps::FailureClass, String> {

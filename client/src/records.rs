@@ -303,6 +303,9 @@ pub(crate) fn trial_file(reply: &GetTrialResponse) -> Result<Settings, CliError>
     let mut keys = recipe(&reply.recipe_json)?;
     let seed = reply.trial.as_ref().map(|trial| trial.seed).unwrap_or_default();
     keys.insert("seed".to_owned(), seed.into());
+    if !reply.start.is_empty() {
+        keys.insert("start".to_owned(), reply.start.clone().into());
+    }
     Ok(keys)
 }
 
@@ -419,6 +422,7 @@ impl From<&Event> for EventRecord {
             EventKind::Paused => "paused",
             EventKind::Resumed => "resumed",
             EventKind::Ended => "ended",
+            EventKind::Extended => "extended",
             EventKind::StageOpened => "stage_opened",
             EventKind::GroupFailed => "group_failed",
             EventKind::Revived => "revived",
@@ -451,6 +455,8 @@ mod tests {
         };
         let file = trial_file(&reply).expect("a recipe");
         assert_eq!(serde_json::to_string(&file).expect("json"), r#"{"lr":0.1,"method":"linear","seed":42}"#);
+        let started = GetTrialResponse { start: "file:///a".into(), ..reply.clone() };
+        assert_eq!(trial_file(&started).expect("a recipe")["start"], "file:///a");
         let broken = GetTrialResponse { recipe_json: "{".into(), ..reply };
         assert!(trial_file(&broken).expect_err("broken").to_string().contains("a recipe"));
     }

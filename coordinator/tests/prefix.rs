@@ -122,7 +122,7 @@ async fn who_is_tried_again_does_not_wait(env: &Env) {
     let worker = world(env, "").await;
     let (tokens, ..) = all(env, &worker, "r").await;
     assert!(is_accepted(&env.finish(&worker, failure(tokens[0], FailureClass::CodeError)).await));
-    env.store.write(Requeue { sweep: "s".into(), classes: Vec::new() }).await.unwrap();
+    env.store.write(Requeue { sweep: "s".into(), classes: Vec::new(), change: None }).await.unwrap();
     let (tokens, _, leaders) = all(env, &worker, "again").await;
     assert_eq!((tokens.len(), leaders), (2, vec![1, 2]));
     for token in &tokens {

@@ -14,7 +14,7 @@ on_both!(
 );
 
 fn requeue(classes: &[FailureClass]) -> Requeue {
-    Requeue { sweep: "s".to_owned(), classes: classes.to_vec() }
+    Requeue { sweep: "s".to_owned(), classes: classes.to_vec(), change: None }
 }
 
 async fn failed_trials_are_queued_again_and_the_sweep_goes_on(env: &Env) {

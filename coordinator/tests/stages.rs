@@ -259,7 +259,7 @@ async fn failed_trials_that_are_tried_again_give_their_groups_another_chance(env
         env.finish(&gpu, failure(token, FailureClass::InvalidConfig)).await;
     }
     assert_eq!(row(env).await.state, "ended");
-    let requeue = || Requeue { sweep: "s".to_owned(), classes: Vec::new() };
+    let requeue = || Requeue { sweep: "s".to_owned(), classes: Vec::new(), change: None };
     let (again, count) = env.store.reliable().write(requeue()).await.unwrap();
     assert_eq!((count, again.state.as_str(), counts(&again)), (4, "active", (11, 7, 4)));
     env.check().await;

@@ -55,12 +55,15 @@ CREATE INDEX sweep_active ON sweep (priority DESC, number) WHERE state = 'active
 
 -- What was submitted, word for word.
 CREATE TABLE source (
-    sweep BIGINT PRIMARY KEY REFERENCES sweep (number),
+    sweep BIGINT NOT NULL REFERENCES sweep (number),
+    -- 0: as submitted; then one for each extension.
+    revision BIGINT NOT NULL,
     file TEXT NOT NULL,
     overrides_json TEXT NOT NULL,
     client_version TEXT NOT NULL,
     git_commit TEXT NOT NULL,
-    git_dirty BIGINT NOT NULL
+    git_dirty BIGINT NOT NULL,
+    PRIMARY KEY (sweep, revision)
 );
 
 -- What a worker must offer to run a trial.
@@ -96,6 +99,10 @@ CREATE TABLE configuration (
     -- Trials of the same scope are compared by early stopping; NULL: they run to the end.
     scope TEXT,
     bracket BIGINT NOT NULL,
+    -- The configuration that `requeue` changed to make this one, for trials that had failed; NULL: it is the file's.
+    changed_from BIGINT,
+    -- 1: its stage has chosen again since, and not this one.
+    superseded BIGINT NOT NULL DEFAULT 0,
     -- Stands for the training before pruning, and the epoch of it that is gone back to; NULL: it does not prune.
     prefix TEXT,
     rewind BIGINT,
@@ -110,6 +117,8 @@ CREATE TABLE stage (
     number BIGINT NOT NULL,
     name TEXT NOT NULL,
     seeds_json TEXT NOT NULL,
+    -- 1: its trials are scored on test images.
+    is_scored_on_test BIGINT NOT NULL,
     -- Of a stage that chooses: from which one, and what it makes of the chosen.
     parent BIGINT,
     opening_json TEXT,

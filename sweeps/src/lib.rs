@@ -3,6 +3,7 @@
 //! [`Spec::parse`] is the way in: a [`Spec`] in hand is valid, counted and expanded, and its
 //! [`configurations`](Spec::configurations) carry complete [`Recipe`]s.
 
+pub mod change;
 mod failure;
 pub mod recipe;
 pub mod schema;

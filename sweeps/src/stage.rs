@@ -30,6 +30,8 @@ pub struct Stage {
     pub seeds: Vec<i64>,
     /// `None`: the configurations of the file's axes.
     pub from: Option<FromStage>,
+    /// Whether `split.eval`, on which its trials are scored, has test images.
+    pub is_scored_on_test: bool,
 }
 
 /// Where a stage's configurations come from.
@@ -215,10 +217,7 @@ impl Opening {
         let recipe = resolve(&[&self.base, &self.set, &settings], is_lr_scaled)?;
         let hash = match self.start {
             Start::Fresh => hex(&recipe.digest()),
-            Start::Artifact => {
-                let recipe = hex(&recipe.digest());
-                hex(&Sha256::digest(format!("{START_TAG}\n{recipe}\n{}", parent.hash)))
-            }
+            Start::Artifact => started(&hex(&recipe.digest()), parent.hash),
         };
         Ok(Child { settings, recipe, hash, is_lr_scaled })
     }
@@ -244,6 +243,44 @@ impl Opening {
     }
 }
 
+impl Opening {
+    /// Why this opening would not only add to what `old` chooses and makes. `axes`: what configurations may set by now,
+    /// which was in `base` before perhaps.
+    #[must_use]
+    pub fn differences(&self, old: &Opening, axes: &[String]) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut note = |differs: bool, what: String| {
+            if differs {
+                found.push(what);
+            }
+        };
+        note(self.best < old.best, format!("`best` is {}, and was {}", self.best, old.best));
+        note(self.per != old.per, "`per` differs".to_owned());
+        note(self.allow_stopped != old.allow_stopped, "`allow_stopped` differs".to_owned());
+        note(self.start != old.start, "`start` differs".to_owned());
+        let keys = |a: &Settings, b: &Settings| -> std::collections::BTreeSet<String> {
+            let differs = |(key, value): (&String, &Value)| {
+                (!b.get(key).is_some_and(|other| other.same(value))).then(|| key.clone())
+            };
+            a.iter().filter_map(differs).collect()
+        };
+        for key in keys(&old.set, &self.set).union(&keys(&self.set, &old.set)) {
+            note(true, format!("`{key}` of the stage itself differs"));
+        }
+        for key in keys(&old.base, &self.base).iter().filter(|key| !axes.contains(key)) {
+            note(true, format!("`{key}` differs in `base` or in a stage before"));
+        }
+        for point in old.points() {
+            let is_there = self.points().any(|other| value::canonical(&other) == value::canonical(&point));
+            note(
+                !is_there,
+                format!("its axes have no {} any more", value::canonical(&point).unwrap_or_default()),
+            );
+        }
+        found
+    }
+}
+
 /// The values that a configuration has of these keys.
 pub(crate) fn key(keys: &[String], settings: &Settings, base: &Settings, block: Option<&str>) -> Settings {
     let value = |key: &str| match key {
@@ -251,6 +288,11 @@ pub(crate) fn key(keys: &[String], settings: &Settings, base: &Settings, block: 
         _ => settings.get(key).or_else(|| base.get(key)).cloned().unwrap_or(Value::Null),
     };
     keys.iter().map(|key| (key.clone(), value(key))).collect()
+}
+
+/// The hash of a configuration that starts from what another has tuned.
+pub(crate) fn started(recipe: &str, parent: &str) -> String {
+    hex(&Sha256::digest(format!("{START_TAG}\n{recipe}\n{parent}")))
 }
 
 /// A recipe from layers, the learning rate scaled by the batch size if it is so written.

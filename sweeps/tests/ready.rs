@@ -36,7 +36,7 @@ fn every_ready_made_sweep_expands() {
         assert!(tests || !reports_tests, "{name} reports scores of test images that no trial sees");
         found += 1;
     }
-    assert!(found >= 12, "found {found} sweeps in {}", folder.display());
+    assert!(found >= 20, "found {found} sweeps in {}", folder.display());
 }
 
 /// What the protocols of the papers come to.
@@ -84,6 +84,19 @@ fn ade20k_is_trained_as_published() {
         assert_eq!((setr.stride, setr.aux_blocks(12), setr.aux_weight), (341, vec![5, 9], 0.4));
         assert_eq!((setr.channels, setr.lr_factor, setr.photometric), (256, 10.0, true));
     }
+}
+
+/// A file that uses the whole language: zips of maps, conditions, exclusions, stages, early stopping, resources.
+#[test]
+fn a_whole_study_counts_right() {
+    let spec = Spec::parse("prompt_study.yaml", include_str!("files/prompt_study.yaml"), &[]);
+    let plan = spec.unwrap_or_else(|errors| panic!("{errors}")).plan();
+    let counts: Vec<(u64, u64)> =
+        plan.stages.iter().map(|stage| (stage.configurations, stage.trials)).collect();
+    // 144 shallow, less 24 excluded, + 96 deep + 144 gated + 144 pruned + 1 included; 3 tasks × 4 blocks + the included one.
+    assert_eq!(counts, [(505, 1515), (13, 65)]);
+    let blocks: Vec<u64> = plan.stages[0].blocks.iter().map(|(_, count)| *count).collect();
+    assert_eq!(blocks, [120, 96, 144, 144]);
 }
 
 fn text(name: &str) -> String {

@@ -110,7 +110,7 @@ pub(crate) struct Predict {
 
 #[derive(Debug, Args)]
 pub(crate) struct Train {
-    /// YAML or JSON with the keys of a sweep file's `base`, and `seed`
+    /// YAML or JSON with the keys of a sweep file's `base`, and `seed`; `start`: an artifact to start from
     pub(crate) file: PathBuf,
     /// auto, cpu or cuda:K
     #[arg(long, default_value = "auto")]
@@ -124,6 +124,8 @@ pub(crate) struct Train {
     /// Write the tuned tensors to this safetensors file
     #[arg(long, value_name = "FILE")]
     pub(crate) artifact: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) artifacts: ArtifactsArg,
     #[command(flatten)]
     pub(crate) home: HomeArg,
 }

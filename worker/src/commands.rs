@@ -176,15 +176,19 @@ pub(crate) fn drain(args: &cli::Drain) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a trial has tuned, by its path, or by its URL in the worker's artifacts.
+fn tuned(artifact: &str, artifacts: &cli::ArtifactsArg, home: &Home) -> anyhow::Result<trainer::Tuned> {
+    let bytes = if artifact.contains("://") {
+        Artifacts::open(&artifacts_location(artifacts, home)?)?.get(artifact)?
+    } else {
+        std::fs::read(artifact).with_context(|| format!("cannot read `{artifact}`"))?
+    };
+    trainer::Tuned::decode(&bytes).with_context(|| format!("`{artifact}` is no artifact"))
+}
+
 pub(crate) fn predict(args: &cli::Predict) -> anyhow::Result<()> {
     let home = home(&args.home)?;
-    let bytes = if args.artifact.contains("://") {
-        Artifacts::open(&artifacts_location(&args.artifacts, &home)?)?.get(&args.artifact)?
-    } else {
-        std::fs::read(&args.artifact).with_context(|| format!("cannot read `{}`", args.artifact))?
-    };
-    let tuned =
-        trainer::Tuned::decode(&bytes).with_context(|| format!("`{}` is no artifact", args.artifact))?;
+    let tuned = tuned(&args.artifact, &args.artifacts, &home)?;
     let mut session = Session::new(home, &args.device, args.threads.unwrap_or_else(|| share_of_cores(1)))?;
     match (&tuned.recipe.setr, &args.maps) {
         (None, None) => predict_classes(&tuned, args, &mut session),
@@ -261,9 +265,10 @@ pub(crate) fn trainer(args: cli::Trainer) -> anyhow::Result<()> {
 }
 
 pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {
-    let job = read_job(&args.file).with_context(|| format!("in `{}`", args.file.display()))?;
-    let mut session =
-        Session::new(home(&args.home)?, &args.device, args.threads.unwrap_or_else(|| share_of_cores(1)))?;
+    let (job, start) = read_job(&args.file).with_context(|| format!("in `{}`", args.file.display()))?;
+    let home = home(&args.home)?;
+    let start = start.map(|start| tuned(&start, &args.artifacts, &home)).transpose()?;
+    let mut session = Session::new(home, &args.device, args.threads.unwrap_or_else(|| share_of_cores(1)))?;
     let mut out = std::io::stdout().lock();
     let mut lost = None;
     let mut print = |epoch: u32, metrics: &trainer::Metrics| {
@@ -277,7 +282,7 @@ pub(crate) fn train(args: &cli::Train) -> anyhow::Result<()> {
         };
         lost = lost.take().or(written.err());
     };
-    let outcome = trainer::run(&job, None, &mut session, &mut print);
+    let outcome = trainer::run_from(&job, start.as_ref(), None, &mut session, &mut print);
     if let Some(error) = lost {
         return Err(error.into());
     }
@@ -318,8 +323,8 @@ fn figures(metrics: &trainer::Metrics) -> String {
     metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  ")
 }
 
-/// A recipe with `seed` beside it.
-fn read_job(file: &Path) -> anyhow::Result<Job> {
+/// A recipe with `seed` beside it, and `start` if it starts from what another trial has tuned.
+fn read_job(file: &Path) -> anyhow::Result<(Job, Option<String>)> {
     let text = std::fs::read_to_string(file).context("cannot read it")?;
     let mut settings = sweeps::settings::parse(&text)?;
     let seed = match settings.remove("seed") {
@@ -327,7 +332,12 @@ fn read_job(file: &Path) -> anyhow::Result<Job> {
         Some(other) => bail!("seed: must be a whole number, found {}", other.describe()),
         None => bail!("seed: is missing; add a whole number"),
     };
-    Ok(Job { recipe: sweeps::recipe::Recipe::from_settings(&settings)?, seed })
+    let start = match settings.remove("start") {
+        Some(Value::String(start)) => Some(start),
+        Some(other) => bail!("start: must be the path or the URL of an artifact, found {}", other.describe()),
+        None => None,
+    };
+    Ok((Job { recipe: sweeps::recipe::Recipe::from_settings(&settings)?, seed }, start))
 }
 
 pub(crate) fn import_backbone(args: cli::ImportBackbone) -> anyhow::Result<()> {

@@ -37,6 +37,10 @@ pub(crate) struct Results {
     /// Settings by name: the axes in the order of the file, then what blocks and `include` set besides.
     pub(crate) axes: Vec<String>,
     pub(crate) rows: Vec<Row>,
+    /// Whether test images may choose.
+    pub(crate) allow_test_selection: bool,
+    /// Stages whose trials are scored on test images.
+    pub(crate) test_stages: Vec<String>,
 }
 
 /// One configuration.
@@ -104,14 +108,18 @@ impl Results {
                     settings.insert(name.to_owned(), value.clone());
                 }
             }
-            rows.push(Row { configuration, settings });
+            // All of its trials were tried again with other parameters: they are rows of another configuration.
+            if configuration.trials > 0 {
+                rows.push(Row { configuration, settings });
+            }
         }
         let mut axes = reply.axes;
         let others: BTreeSet<&String> = rows.iter().flat_map(|row| row.settings.keys()).collect();
         let others: Vec<String> = others.into_iter().filter(|name| !axes.contains(name)).cloned().collect();
         axes.extend(others);
         let objective = reply.objective.unwrap_or_default();
-        Ok(Self { objective, report: reply.report, axes, rows })
+        let (allow_test_selection, test_stages) = (reply.allow_test_selection, reply.test_stages);
+        Ok(Self { objective, report: reply.report, axes, rows, allow_test_selection, test_stages })
     }
 
     /// Keeps the configurations for which an expression holds. Its names are the axes, `stage`, `block`, the metrics
@@ -146,7 +154,28 @@ impl Results {
         let reused: u32 = self.rows.iter().map(|row| row.configuration.reused).sum();
         let succeeded: u32 = self.rows.iter().map(|row| row.configuration.succeeded).sum();
         let taken_over = format!("{reused} of {succeeded} results were taken over from earlier trials");
-        (reused > 0).then_some(taken_over).into_iter().collect()
+        let superseded = self.rows.iter().filter(|row| row.configuration.superseded).count();
+        let left = format!(
+            "{superseded} configurations were chosen before the sweep was extended, and are not now: they are no candidates"
+        );
+        let stages = self.stages();
+        let scored: Vec<&str> =
+            stages.iter().filter(|stage| self.test_stages.contains(stage)).map(String::as_str).collect();
+        let scores = format!(
+            "the scores of stage {} are of test images: where one of several is shown, test images have chosen it",
+            scored.join(", ")
+        );
+        let allowed =
+            "test images may have chosen what is shown here (allow_test_selection: true)".to_owned();
+        [
+            (self.allow_test_selection, allowed),
+            (!scored.is_empty(), scores),
+            (reused > 0, taken_over),
+            (superseded > 0, left),
+        ]
+        .into_iter()
+        .filter_map(|(holds, notice)| holds.then_some(notice))
+        .collect()
     }
 
     /// Keeps one stage.
@@ -246,7 +275,9 @@ impl Results {
     /// How a configuration is chosen among others, for a badge: `val-last` is the last epoch's value on the images of
     /// `split.eval`.
     pub(crate) fn selection(&self) -> String {
-        let part = self.objective.metric.split('/').next().unwrap_or_default();
+        let of_metric = self.objective.metric.split('/').next().unwrap_or_default();
+        let is_on_test = self.stages().iter().any(|stage| self.test_stages.contains(stage));
+        let part = if of_metric == "val" && is_on_test { "test" } else { of_metric };
         format!("{part}-{}", self.objective.at)
     }
 
@@ -254,7 +285,9 @@ impl Results {
     /// configuration with any is chosen only where every other has no result. Ties go to the first in the file.
     pub(crate) fn best<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Option<&'a Row> {
         let minimize = self.objective.goal == "minimize";
-        let scored = rows.into_iter().filter(|row| row.objective().n > 0 && row.objective().mean.is_finite());
+        // A stage that has chosen again has left behind what it chose before.
+        let rows = rows.into_iter().filter(|row| !row.configuration.superseded);
+        let scored = rows.filter(|row| row.objective().n > 0 && row.objective().mean.is_finite());
         scored.min_by(|a, b| {
             let by_score = a.objective().mean.total_cmp(&b.objective().mean);
             let by_score = if minimize { by_score } else { by_score.reverse() };
@@ -307,6 +340,7 @@ pub(crate) mod example {
             report: vec!["test/top1".into()],
             axes: vec!["task".into(), "lr".into(), "wd".into()],
             first_recipe_json: String::new(),
+            ..ResultsResponse::default()
         }
     }
 
@@ -350,6 +384,36 @@ pub(crate) mod example {
 mod tests {
     use super::example::{configuration, mixed, reply};
     use super::*;
+
+    #[test]
+    fn tables_say_what_test_images_chose() {
+        let mut results = mixed();
+        assert_eq!((results.selection().as_str(), results.notices()), ("val-last", Vec::new()));
+        results.test_stages = vec!["tune".to_owned()];
+        assert_eq!(results.selection(), "test-last");
+        assert!(results.notices()[0].contains("the scores of stage tune are of test images"));
+        results.allow_test_selection = true;
+        assert!(results.notices()[0].contains("allow_test_selection: true"));
+    }
+
+    #[test]
+    fn what_was_superseded_is_no_candidate() {
+        let mut results = mixed();
+        let best = results.best(&results.rows).expect("a best one").configuration.number;
+        results
+            .rows
+            .iter_mut()
+            .find(|row| row.configuration.number == best)
+            .expect("it")
+            .configuration
+            .superseded = true;
+        assert_ne!(results.best(&results.rows).expect("another").configuration.number, best);
+        assert!(
+            results.notices()[0].contains("1 configurations were chosen before"),
+            "{:?}",
+            results.notices()
+        );
+    }
 
     #[test]
     fn a_configuration_that_diverged_wins_only_alone() {

@@ -28,6 +28,8 @@ pub(crate) struct Record {
     failed: u32,
     /// Of those with a result, how many took over that of an earlier trial.
     reused: u32,
+    /// Whether its stage has chosen again since, and not this one.
+    superseded: bool,
     objective: Objective,
     metrics: BTreeMap<String, Summary>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,6 +82,7 @@ pub(crate) fn record(results: &Results, row: &Row) -> Record {
         diverged: configuration.diverged,
         failed: configuration.failed,
         reused: configuration.reused,
+        superseded: configuration.superseded,
         objective: Objective {
             metric: results.objective.metric.clone(),
             mean: score.map(|score| score.mean),
@@ -111,6 +114,8 @@ pub(crate) fn frame(results: &Results, compared: Option<&Compared>) -> Frame {
     frame.push("diverged", Values::counts(configurations().map(|row| row.diverged)));
     frame.push("failed", Values::counts(configurations().map(|row| row.failed)));
     frame.push("reused", Values::counts(configurations().map(|row| row.reused)));
+    let superseded = configurations().map(|row| Some(serde_json::Value::from(row.superseded)));
+    frame.push("superseded", Values::settings(superseded.collect()));
     let scores: Vec<_> = rows.iter().map(|row| Summary::of(&row.objective())).collect();
     push_summaries(&mut frame, &format!("objective({})", results.objective.metric), &scores);
     for metric in results.metrics() {

@@ -40,7 +40,8 @@ pub(crate) async fn requeue(
     output: Format,
 ) -> Result<(), CliError> {
     let classes = args.classes.into_iter().map(|class| format::class(class).into()).collect();
-    let reply = connection.client.requeue(RequeueRequest { sweep: args.sweep, classes }).await;
+    let reply =
+        connection.client.requeue(RequeueRequest { sweep: args.sweep, classes, changes: args.changes }).await;
     let reply = reply.map_err(|status| connection.explain(&status))?.into_inner();
     if output == Format::Table {
         output::print(&format!("{} trials queued again\n", reply.trials))?;

@@ -4,12 +4,12 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use proto::v1::{SubmitRequest, SubmitResponse};
+use proto::v1::{ExtendRequest, ExtendResponse, SubmitRequest, SubmitResponse};
 use serde::Serialize;
 use sweeps::spec::Spec;
 
 use super::{open, warm_start};
-use crate::cli::{FileArgs, Format, Global, SubmitArgs};
+use crate::cli::{ExtendArgs, FileArgs, Format, Global, SubmitArgs};
 use crate::error::{CliError, Outcome};
 use crate::{output, provenance, watch};
 
@@ -97,6 +97,38 @@ pub(crate) async fn submit(args: SubmitArgs, global: &Global) -> Result<Outcome,
         return watch::watch(&mut connection, &reply.sweep_id, global.output).await;
     }
     Ok(Outcome::Done)
+}
+
+#[derive(Debug, Serialize)]
+struct Extended<'a> {
+    sweep_id: &'a str,
+    configurations: u64,
+    trials: u64,
+    warnings: &'a [String],
+}
+
+pub(crate) async fn extend(args: ExtendArgs, global: &Global) -> Result<(), CliError> {
+    let Checked { text: file, overrides, spec } = read(&args.file)?;
+    let provenance = Some(provenance::of(&args.file.file));
+    let mut connection = open(global).await?;
+    let request = ExtendRequest { sweep: args.sweep, file, overrides, provenance };
+    let reply = connection.client.extend(request).await;
+    let ExtendResponse { sweep, configurations, trials, warnings } =
+        reply.map_err(|status| connection.explain(&status))?.into_inner();
+    for warning in warnings.iter().filter(|warning| !spec.warnings.contains(warning)) {
+        output::remark(&format!("warning: {warning}"));
+    }
+    let sweep_id = sweep.map(|sweep| sweep.id).unwrap_or_default();
+    if global.output == Format::Json {
+        let warnings = &warnings;
+        return output::print_json_line(&Extended { sweep_id: &sweep_id, configurations, trials, warnings });
+    }
+    output::print(&format!("{sweep_id}\n"))?;
+    output::remark(&match (configurations, trials) {
+        (0, 0) => "the sweep has all of this already; nothing was added".to_owned(),
+        _ => format!("added {configurations} configurations, {trials} trials"),
+    });
+    Ok(())
 }
 
 /// The id alone to stdout, so that a script can take it; the rest to stderr.

@@ -49,6 +49,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
         Verb::Pause(args) => control::pause(open(&global).await?, args.sweep, format).await?,
         Verb::Resume(args) => control::resume(open(&global).await?, args.sweep, format).await?,
         Verb::Cancel(args) => control::cancel(open(&global).await?, args.sweep, format).await?,
+        Verb::Extend(args) => file::extend(args, &global).await?,
         Verb::Requeue(args) => control::requeue(open(&global).await?, args, format).await?,
         Verb::Workers(WorkersArgs { verb: None }) => workers::list(open(&global).await?, format).await?,
         Verb::Workers(WorkersArgs { verb: Some(WorkersVerb::Release { worker }) }) => {

@@ -184,7 +184,8 @@ fn best_per<'a>(results: &'a Results, axes: &[String]) -> Vec<Chosen<'a>> {
     }
     let chosen = |key| {
         let group: &Vec<&Row> = groups.get(key)?;
-        let candidates = group.iter().filter(|row| row.objective().n > 0).count();
+        let is_candidate = |row: &&&Row| row.objective().n > 0 && !row.configuration.superseded;
+        let candidates = group.iter().filter(is_candidate).count();
         Some(Chosen { row: results.best(group.iter().copied())?, candidates })
     };
     order.iter().filter_map(chosen).collect()

@@ -216,6 +216,7 @@ fn page(reply: &GetTrialResponse, with_points: bool) -> Result<String, CliError>
         ("config", trial.config_hash.clone()),
         ("epoch", format!("{}/{}", trial.epoch, trial.epochs)),
         ("origin", trial.origin.as_ref().map(origin).unwrap_or_default()),
+        ("starts at", reply.start.clone()),
         ("artifact", reply.artifact.clone()),
         ("continues", reply.checkpoint.clone()),
     ];
@@ -416,6 +417,7 @@ mod tests {
             recipe_json: "{}".into(),
             artifact: "file:///data/artifacts/3f2a9c01/17/attempt-2.safetensors".into(),
             checkpoint: String::new(),
+            start: String::new(),
         };
         insta::assert_snapshot!(page(&reply, true).expect("valid"));
         let origin = Some(Origin { trial_id: 3, sweep_id: "9a1b".into() });

@@ -192,6 +192,10 @@ impl State {
                 self.phase = Phase::Cancelled;
                 None
             }
+            EventKind::Extended => {
+                self.phase = Phase::Active;
+                None
+            }
             EventKind::Unspecified
             | EventKind::Submitted
             | EventKind::StageOpened

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use proto::v1;
+use sweeps::change::Change;
 use tonic::Status;
 
 use crate::offer::{Backbone, Device, Offer, Task, Warm};
@@ -85,6 +86,17 @@ pub(super) fn file(request: v1::SubmitRequest) -> Result<File, Status> {
         git_commit: optional_name("provenance.git_commit", provenance.git_commit)?,
         git_dirty: provenance.git_dirty,
     })
+}
+
+/// Parameters to be changed; none: nothing is.
+pub(super) fn change(given: &[String]) -> Result<Option<Change>, Status> {
+    if given.is_empty() {
+        return Ok(None);
+    }
+    if given.iter().any(|text| text.len() > MAX_OVERRIDE) {
+        return Err(Status::resource_exhausted(format!("a change is longer than {MAX_OVERRIDE} bytes")));
+    }
+    Change::parse(given).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 /// A worker's name as part of its id: letters, digits, `.`, `_` and `-`.

@@ -152,6 +152,7 @@ pub(super) fn event(row: EventRow) -> Result<v1::Event, Error> {
         "paused" => K::Paused,
         "resumed" => K::Resumed,
         "ended" => K::Ended,
+        "extended" => K::Extended,
         "stage_opened" => K::StageOpened,
         "group_failed" => K::GroupFailed,
         "revived" => K::Revived,
@@ -235,6 +236,7 @@ pub(super) fn trial_details(details: TrialDetails) -> Result<v1::GetTrialRespons
         recipe_json: details.recipe_json,
         artifact: details.artifact.unwrap_or_default(),
         checkpoint: details.checkpoint.unwrap_or_default(),
+        start: details.start.unwrap_or_default(),
     })
 }
 

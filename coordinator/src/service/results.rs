@@ -25,6 +25,7 @@ pub(super) fn configuration(
         stage: row.stage,
         block: row.block,
         settings_json: row.settings_json,
+        superseded: row.superseded != 0,
         objective: Some(v1::Statistic::default()),
         ..v1::Configuration::default()
     };
@@ -117,6 +118,7 @@ mod tests {
             stage: "tune".into(),
             block: String::new(),
             settings_json: "{}".into(),
+            superseded: 0,
         }
     }
 

@@ -13,6 +13,8 @@ impl From<Error> for Status {
             }
             Error::AmbiguousSweep { .. } => Code::InvalidArgument,
             Error::NotReusable { .. }
+            | Error::NoChange { .. }
+            | Error::NoExtension { .. }
             | Error::SweepOver { .. }
             | Error::NoEvent { .. }
             | Error::TwoBackbones { .. } => Code::FailedPrecondition,

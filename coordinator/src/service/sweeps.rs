@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::{POLL, Service, decode, encode, results};
 use crate::store::Error;
 use crate::store::explain::Explain;
-use crate::store::ops::{Cancel, Pause, Release, Requeue, Resume, Submit};
+use crate::store::ops::{Added, Cancel, Extend, NewSweep, Pause, Release, Requeue, Resume, Submit};
 use crate::store::reads::{
     Events, FindKey, FindSweep, GetSweep, GetTrial, ListSweeps, ListWorkers, LiveOffers, Results, Trials,
 };
@@ -136,6 +136,8 @@ impl Sweeps for Service {
             report: crate::store::rows::from_json("sweep", &row.id, &row.report_json)?,
             axes: crate::store::rows::from_json("sweep", &row.id, &row.axes_json)?,
             first_recipe_json: found.first_recipe_json,
+            allow_test_selection: row.allow_test_selection != 0,
+            test_stages: found.test_stages,
             ..Default::default()
         };
         let mut outcomes = found.outcomes.iter().peekable();
@@ -182,9 +184,25 @@ impl Sweeps for Service {
         let request = request.into_inner();
         let sweep = decode::name("sweep", request.sweep)?;
         let classes = request.classes.into_iter().map(decode::class).collect::<Result<_, _>>()?;
-        let (row, trials) = self.store.write(Requeue { sweep, classes }).await?;
+        let change = decode::change(&request.changes)?;
+        let (row, trials) = self.store.write(Requeue { sweep, classes, change }).await?;
         tracing::info!(sweep = row.id, trials, "failed trials queued again");
         Ok(Response::new(v1::RequeueResponse { sweep: Some(encode::sweep(row)?), trials }))
+    }
+
+    async fn extend(
+        &self,
+        request: Request<v1::ExtendRequest>,
+    ) -> Result<Response<v1::ExtendResponse>, Status> {
+        let v1::ExtendRequest { sweep, file, overrides, provenance } = request.into_inner();
+        let sweep = decode::name("sweep", sweep)?;
+        let file = decode::file(v1::SubmitRequest { file, overrides, provenance, key: String::new() })?;
+        let (file, warnings) = self.expand(file).await?;
+        let (row, added) = self.store.write(Extend { sweep, file }).await?;
+        let Added { configurations, trials } = added;
+        tracing::info!(sweep = row.id, configurations, trials, "sweep extended");
+        let sweep = Some(encode::sweep(row)?);
+        Ok(Response::new(v1::ExtendResponse { sweep, configurations, trials, warnings }))
     }
 
     async fn list_workers(
@@ -212,8 +230,15 @@ impl Sweeps for Service {
 }
 
 impl Service {
-    /// Expands a file and queues its trials. One file at a time: an expanded one may take much memory.
+    /// Expands a file and queues its trials.
     async fn submit_new(&self, file: File) -> Result<(SweepRow, bool, Vec<String>), Status> {
+        let (sweep, warnings) = self.expand(file).await?;
+        let (row, created) = self.store.write(Submit { sweep }).await?;
+        Ok((row, created, warnings))
+    }
+
+    /// One file at a time: an expanded one may take much memory.
+    async fn expand(&self, file: File) -> Result<(NewSweep, Vec<String>), Status> {
         let stops = |_| Status::unavailable("the coordinator stops");
         let turn = Arc::clone(&self.expansions).acquire_owned().await.map_err(stops)?;
         let offers = self.store.read(LiveOffers).await?;
@@ -221,9 +246,7 @@ impl Service {
         // The turn goes along: the thread goes on when the caller has gone away.
         let expanded = tokio::task::spawn_blocking(expand).await;
         let (expanded, _turn) = expanded.map_err(|_| Status::internal("reading the sweep file broke off"))?;
-        let (sweep, warnings) = expanded?;
-        let (row, created) = self.store.write(Submit { sweep }).await?;
-        Ok((row, created, warnings))
+        Ok(expanded?)
     }
 
     /// Sends events until the sweep is over, the watcher is gone, or the coordinator stops.

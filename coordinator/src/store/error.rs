@@ -22,6 +22,15 @@ pub enum Error {
     #[error("there is no trial {0}")]
     NoTrial(TrialId),
     #[error(
+        "sweep {id} can only be added to, and the file changes what is there: {}{}; submit it as another sweep (with `reuse`, \
+         results are taken over)",
+        problems.iter().take(5).map(String::as_str).collect::<Vec<_>>().join("; "),
+        if problems.len() > 5 { format!("; and {} more", problems.len() - 5) } else { String::new() }
+    )]
+    NoExtension { id: String, problems: Vec<String> },
+    #[error("configuration #{number} cannot be changed so: {problem}; nothing was queued")]
+    NoChange { number: i64, problem: String },
+    #[error(
         "trial {trial} cannot take over the result of trial {origin}: it has another recipe, seed, backbone, data or code, \
          has no result, or the sweep does not say `reuse`"
     )]

@@ -173,6 +173,8 @@ pub struct TrialDetails {
     pub artifact: Option<String>,
     /// Where its next attempt goes on.
     pub checkpoint: Option<String>,
+    /// What it starts from.
+    pub start: Option<String>,
     pub orphans: Vec<OrphanRow>,
 }
 
@@ -196,6 +198,7 @@ impl Op for GetTrial {
                 recipe_json: recipe.recipe_json,
                 artifact: history::artifact(tx, self.trial).await?,
                 checkpoint: recipe.checkpoint,
+                start: recipe.start,
                 orphans,
             }),
             _ => Err(missing),
@@ -220,6 +223,8 @@ pub struct ResultsPage {
     pub outcomes: Vec<OutcomesRow>,
     /// Of the sweep's first configuration.
     pub first_recipe_json: String,
+    /// Stages whose trials are scored on test images.
+    pub test_stages: Vec<String>,
 }
 
 impl Op for Results {
@@ -236,7 +241,10 @@ impl Op for Results {
             _ => Vec::new(),
         };
         let first_recipe_json = sweeps::first_recipe(tx, sweep.number).await?;
-        Ok(ResultsPage { sweep, configurations, outcomes, first_recipe_json })
+        let stages = stages::stages(tx, sweep.number).await?.into_iter();
+        let test_stages =
+            stages.filter(|stage| stage.is_scored_on_test != 0).map(|stage| stage.name).collect();
+        Ok(ResultsPage { sweep, configurations, outcomes, first_recipe_json, test_stages })
     }
 }
 

@@ -48,6 +48,9 @@ pub(super) fn complete(
         }
         stages.push(stage);
     }
+    for (stage, facts) in stages.iter_mut().zip(&facts) {
+        stage.is_scored_on_test = facts.evals_on_test;
+    }
     check_counts(&stages, space, &written, problems);
     let is_chosen_from = |index: usize| {
         index == 0 || stages.iter().flat_map(|stage| &stage.from).any(|from| from.stage == index)

@@ -34,7 +34,7 @@ pub(super) fn read(
 ) -> Vec<Written> {
     let nowhere = Place { at: top.at, path: String::new() };
     let Some(items) = top.get("stages").and_then(|field| field.list("a list of stages", problems)) else {
-        let stage = Stage { name: TUNE.into(), seeds: seeds.to_vec(), from: None };
+        let stage = Stage { name: TUNE.into(), seeds: seeds.to_vec(), from: None, is_scored_on_test: false };
         return vec![Written {
             stage,
             set: Layer::new(nowhere.clone(), &[]),
@@ -55,7 +55,7 @@ pub(super) fn read(
         let place = Place { at: section.at, path: section.path.clone() };
         let set = set(&section, problems);
         let seeds = sections::seeds(&section, seeds, problems);
-        let mut stage = Stage { name: name.into(), seeds, from: None };
+        let mut stage = Stage { name: name.into(), seeds, from: None, is_scored_on_test: false };
         let mut dims = Vec::new();
         if index == 0 {
             first(&section, &set, space, problems);

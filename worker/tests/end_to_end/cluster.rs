@@ -206,6 +206,7 @@ impl Cluster {
             .args(["train", "--device", "cpu", "--threads", "1", "--output", "json", "--home"])
             .arg(home())
             .args(args)
+            .args(["--artifacts", &self.artifacts()])
             .arg(&path);
         let output = command.output().expect("worker runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

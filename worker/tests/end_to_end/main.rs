@@ -6,6 +6,7 @@ mod artifacts;
 mod chaos;
 mod cluster;
 mod home;
+mod miniatures;
 mod resume;
 mod reuse;
 mod segmentation;
@@ -119,6 +120,11 @@ stages:
     assert_eq!((tuned.len(), more.len(), fresh.len()), (2, 1, 1));
     assert!(tuned.contains(&more[0]), "{tuned:?} {more:?}");
     assert!(!tuned.contains(&fresh[0]), "{tuned:?} {fresh:?}");
+    // A captured trial carries what it starts from.
+    let trial = trials.iter().find(|trial| trial["stage"] == "more").expect("a trial");
+    let file = cluster.sweep(&["capture", &trial["id"].to_string()]);
+    assert!(json(&file)["start"].is_string(), "{file}");
+    assert_eq!(scores(&trial["metrics"]), scores(&cluster.train(&file)));
 }
 
 /// The protocol of E²VPT with one setting and two candidates. The first epoch of a candidate has a learning rate of 0: what

@@ -12,7 +12,7 @@ base: {backbone: tiny, task: test/reused, method: vpt_deep, prompt_length: 2, im
        lr: 0.01, split: {train: train, eval: val, test: test}}
 ";
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in from.read_dir().expect("a folder") {
         let (from, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).expect("an entry");

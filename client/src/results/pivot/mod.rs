@@ -118,7 +118,8 @@ fn cell(
         method: text("method"),
         summary: best.summary(metric, &results.objective),
         trials: best.configuration.trials,
-        candidates: group.iter().filter(|row| row.objective().n > 0).count() as u32,
+        candidates: group.iter().filter(|row| row.objective().n > 0 && !row.configuration.superseded).count()
+            as u32,
         reference,
     }))
 }

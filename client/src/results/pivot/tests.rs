@@ -98,7 +98,7 @@ fn the_committed_tables_are_read_and_agree_with_the_means_they_print() {
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "csv"))
         .collect();
-    assert_eq!(files.len(), 7);
+    assert_eq!(files.len(), 8);
     for file in &files {
         Published::read(std::slice::from_ref(file), None).unwrap_or_else(|error| panic!("{error}"));
     }

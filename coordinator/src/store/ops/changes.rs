@@ -187,7 +187,7 @@ impl Changes {
                 EventRow { metrics_json: details.metrics_json, ..event_row("stopped") },
                 Some(attempt_end("stopped", None, None)),
             ),
-            Event::Revived => (event_row("revived"), None),
+            Event::Revived => (EventRow { message: details.message, ..event_row("revived") }, None),
             Event::Cancelled { was_running: true } => {
                 (event_row("cancelled"), Some(attempt_end("cancelled", None, None)))
             }

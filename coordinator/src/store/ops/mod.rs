@@ -4,10 +4,12 @@ use super::error::Error;
 use super::{Op, Tx};
 use crate::trial::Millis;
 
+mod change;
 mod changes;
 mod claim;
 mod control;
 mod early_stop;
+mod extend;
 mod finish;
 pub(crate) use finish::hex;
 mod lease;
@@ -22,6 +24,7 @@ mod worker;
 
 pub(super) use claim::{Ask, PATIENCE, is_any, served};
 pub use control::{Cancel, Pause, Resume};
+pub use extend::{Added, Extend};
 pub use finish::{Finish, NewEnd, Outcome, Point, Progress, Ran, Report, Verdict};
 pub use lease::{Lease, Leased};
 pub use reap::{Reap, Reaped};

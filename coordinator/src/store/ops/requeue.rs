@@ -1,7 +1,11 @@
 //! Trying failed trials again.
 
+use std::collections::BTreeMap;
+
+use ::sweeps::change::Change;
+
 use super::changes::{Changes, Details, sweep_event};
-use super::{control, stages};
+use super::{change, control, stages};
 use crate::store::Op;
 use crate::store::error::Error;
 use crate::store::rows::{EventRow, SweepRow, SweepState};
@@ -15,6 +19,8 @@ pub struct Requeue {
     pub sweep: String,
     /// None: all but `diverged`, which is a result.
     pub classes: Vec<FailureClass>,
+    /// Parameters with which they are tried again.
+    pub change: Option<Change>,
 }
 
 impl Op for Requeue {
@@ -29,20 +35,33 @@ impl Op for Requeue {
             return Err(Error::SweepOver { id: row.id, state: "cancelled", wanted: "requeued" });
         }
         let number = row.number;
-        let failed = trials::failed(tx, number, &self.classes()).await?;
+        let mut failed = trials::failed(tx, number, &self.classes()).await?;
         if failed.is_empty() {
             return Ok((row, 0));
         }
         let mut changes = Changes::new(vec![row], now)?;
+        let messages = match &self.change {
+            Some(change) => {
+                let messages = change::apply(tx, &mut changes, number, &failed, change).await?;
+                // They belong to other configurations now.
+                let ids: Vec<TrialId> = failed.iter().map(|trial| TrialId(trial.id)).collect();
+                failed = trials::load(tx, &ids).await?;
+                messages
+            }
+            None => BTreeMap::new(),
+        };
         changes.add(&failed)?;
         let count = failed.len() as u64;
         changes
             .event(EventRow { message: format!("{count} failed trials"), ..sweep_event(number, "resumed") });
         for trial in &failed {
             // A failed trial can always be revived.
-            let _ = changes.step(TrialId(trial.id), Command::Revive, Details::default());
+            let message = messages.get(&trial.id).cloned().unwrap_or_default();
+            let _ =
+                changes.step(TrialId(trial.id), Command::Revive, Details { message, ..Details::default() });
         }
         let mut configurations: Vec<i64> = failed.iter().map(|trial| trial.config).collect();
+        configurations.sort_unstable();
         configurations.dedup();
         stages::revive(tx, &mut changes, number, &configurations).await?;
         let row = changes.sweep(number)?;

@@ -47,13 +47,13 @@ pub(super) async fn advance<T: Tx>(
 }
 
 /// A stage as stored, decoded.
-struct Loaded {
-    row: StageRow,
-    opening: Option<Opening>,
-    seeds: Vec<i64>,
+pub(super) struct Loaded {
+    pub(super) row: StageRow,
+    pub(super) opening: Option<Opening>,
+    pub(super) seeds: Vec<i64>,
 }
 
-async fn load<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<Loaded>, Error> {
+pub(super) async fn load<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<Loaded>, Error> {
     let decode = |row: StageRow| {
         let opening = row.opening_json.as_deref().map(|json| from_json("stage", &row.name, json));
         Ok(Loaded {
@@ -66,14 +66,14 @@ async fn load<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<Loaded>, Error> {
 }
 
 /// A configuration that was chosen.
-struct Chosen<'a> {
+pub(super) struct Chosen<'a> {
     row: &'a MemberRow,
     /// All of its trials.
     trials: &'a [MemberRow],
 }
 
 /// A configuration that is to be written, and what it was made of.
-type Made<'c, 'a> = (&'c Chosen<'a>, Child);
+pub(super) type Made<'c, 'a> = (&'c Chosen<'a>, Child);
 
 async fn open<T: Tx>(
     tx: &mut T,
@@ -87,12 +87,17 @@ async fn open<T: Tx>(
     let objective = changes.sweep(choice.sweep)?.objective()?;
     let chosen = choose(opening, &rows, &objective);
     let (made, problem) = make(opening, &chosen)?;
+    let hashes: Vec<&str> = made.iter().map(|(_, child)| child.hash.as_str()).collect();
+    stages::supersede(tx, choice, &stage.row.name, &hashes).await?;
+    let is_again = stages::is_parent(tx, choice).await?;
     let made = new(tx, choice.sweep, &stage.row.name, made).await?;
     let trials = (made.len() * stage.seeds.len()) as i64;
     let rule = changes.sweep(choice.sweep)?.early_stop()?;
     let is_sharing = changes.sweep(choice.sweep)?.share_prefix != 0;
     insert(tx, choice.sweep, all, stage, rule.as_ref(), is_sharing, &made).await?;
-    let state = if made.is_empty() { "failed" } else { "opened" };
+    // A group that chooses again may choose what it has opened before.
+    let is_failed = made.is_empty() && !(is_again && !chosen.is_empty());
+    let state = if is_failed { "failed" } else { "opened" };
     let (kept, kept_trials) = match made.len() as i64 {
         // What it would open is remembered: its trials may be tried again.
         0 => (choice.configurations, choice.trials),
@@ -106,7 +111,7 @@ async fn open<T: Tx>(
     row.queued += trials;
     row.configurations += made.len() as i64 - choice.configurations;
     let of = rows.chunk_by(|a, b| a.number == b.number).count();
-    let (kind, mut message) = if made.is_empty() {
+    let (kind, mut message) = if is_failed {
         let why = if chosen.is_empty() { "has a score" } else { "makes a new configuration" };
         (
             "group_failed",
@@ -212,6 +217,7 @@ async fn insert<T: Tx>(
             ConfigurationInsert {
                 prefix: prefix.as_ref().map(|prefix| prefix.hash.as_str()),
                 rewind: prefix.as_ref().and_then(|prefix| prefix.rewind),
+                changed_from: None,
                 scope: scope.as_ref().map(|scope| scope.text.as_str()),
                 bracket: scope.as_ref().map_or(0, |scope| scope.bracket),
                 number,
@@ -306,7 +312,7 @@ pub(super) async fn revive<T: Tx>(
 
 /// Tells the groups of later stages that the trials which were planned are to come no more (`sign` −1) or again (1),
 /// and which have come in their place. The groups that were told something.
-async fn tell_next<T: Tx>(
+pub(super) async fn tell_next<T: Tx>(
     tx: &mut T,
     all: &[Loaded],
     stage: &Loaded,

@@ -184,7 +184,7 @@ impl Submit {
 }
 
 impl NewSweep {
-    fn row<'a>(&'a self, id: &'a str) -> SweepInsert<'a> {
+    pub(super) fn row<'a>(&'a self, id: &'a str) -> SweepInsert<'a> {
         let waiting = self.to_open(|stage| stage.seeds.len());
         SweepInsert {
             id,
@@ -213,7 +213,7 @@ impl NewSweep {
     }
 
     /// The stages that choose.
-    fn choosing(&self) -> impl Iterator<Item = (usize, &FromStage)> {
+    pub(super) fn choosing(&self) -> impl Iterator<Item = (usize, &FromStage)> {
         self.stages.iter().enumerate().filter_map(|(number, stage)| Some((number, stage.from.as_ref()?)))
     }
 
@@ -228,7 +228,7 @@ impl NewSweep {
 }
 
 impl NewConfiguration {
-    fn row(&self, number: i64) -> ConfigurationInsert<'_> {
+    pub(super) fn row(&self, number: i64) -> ConfigurationInsert<'_> {
         ConfigurationInsert {
             number,
             stage: &self.stage,
@@ -244,6 +244,7 @@ impl NewConfiguration {
             bracket: self.scope.as_ref().map_or(0, |scope| scope.bracket),
             prefix: self.prefix.as_ref().map(|prefix| prefix.hash.as_str()),
             rewind: self.prefix.as_ref().and_then(|prefix| prefix.rewind),
+            changed_from: None,
         }
     }
 }

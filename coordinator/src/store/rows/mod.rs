@@ -48,7 +48,33 @@ record! {
         stage: String,
         block: String,
         settings_json: String,
+        superseded: i64,
     }
+}
+
+record! {
+    /// A configuration with all that others are made from.
+    pub struct WholeConfigurationRow {
+        number: i64,
+        stage: String,
+        block: String,
+        hash: String,
+        settings_json: String,
+        recipe_json: String,
+        is_lr_scaled: i64,
+        parent: Option<i64>,
+        changed_from: Option<i64>,
+    }
+}
+
+record! {
+    /// A configuration that a stage has opened.
+    pub struct OpenedRow { number: i64, parent: Option<i64>, prefix: Option<String>, need: i64 }
+}
+
+record! {
+    /// A group that a configuration belongs to.
+    pub struct MembershipRow { config: i64, stage: i64, choice: i64, key_json: String, state: String }
 }
 
 record! {

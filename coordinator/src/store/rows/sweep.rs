@@ -124,6 +124,7 @@ record! {
         seeds_json: String,
         parent: Option<i64>,
         opening_json: Option<String>,
+        is_scored_on_test: i64,
     }
 }
 

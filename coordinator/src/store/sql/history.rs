@@ -57,6 +57,12 @@ const UPSERT_CHECKPOINTS: Sql = Sql {
                ON CONFLICT (trial) DO UPDATE SET attempt = excluded.attempt, url = excluded.url",
 };
 
+const DROP_CHECKPOINTS: Sql = Sql {
+    sqlite: "DELETE FROM checkpoint WHERE trial IN (SELECT value FROM json_each($1))",
+    postgres: "DELETE FROM checkpoint
+                WHERE trial = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))",
+};
+
 const INSERT_ORPHANS: Sql = Sql {
     sqlite: "INSERT INTO orphan (trial, attempt, digest, worker, at, reason, metrics_json)
              SELECT value ->> 'trial', value ->> 'attempt', value ->> 'digest', value ->> 'worker', value ->> 'at',
@@ -186,6 +192,12 @@ pub(in crate::store) async fn put_checkpoints<T: Tx>(
     let latest: BTreeMap<TrialId, CheckpointInsert> =
         checkpoints.into_iter().map(|checkpoint| (checkpoint.token.trial, checkpoint)).collect();
     tx.execute(UPSERT_CHECKPOINTS, args![to_json(&latest.into_values().collect::<Vec<_>>())]).await?;
+    Ok(())
+}
+
+/// Forgets the checkpoints of trials.
+pub(in crate::store) async fn drop_checkpoints<T: Tx>(tx: &mut T, trials: &[TrialId]) -> Result<(), Error> {
+    tx.execute(DROP_CHECKPOINTS, args![to_json(trials)]).await?;
     Ok(())
 }
 

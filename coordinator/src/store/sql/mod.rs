@@ -3,6 +3,7 @@
 //! Rows that every call writes go as a [`crate::store::tx::Batch`]; `json_each($1)` and `json_to_recordset($1::json)` unfold
 //! those that come rarely: one parameter, one round trip, however many rows.
 
+pub(super) mod configurations;
 pub(super) mod history;
 pub(super) mod leases;
 pub(super) mod needs;

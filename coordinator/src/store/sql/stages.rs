@@ -10,14 +10,14 @@ use crate::store::rows::{
 use crate::store::tx::{Sql, Tx, args};
 
 const INSERT_STAGES: Sql = Sql {
-    sqlite: "INSERT INTO stage (sweep, number, name, seeds_json, parent, opening_json)
+    sqlite: "INSERT INTO stage (sweep, number, name, seeds_json, parent, opening_json, is_scored_on_test)
              SELECT $1, value ->> 'number', value ->> 'name', value ->> 'seeds_json', value ->> 'parent',
-                    value ->> 'opening_json'
+                    value ->> 'opening_json', value ->> 'is_scored_on_test'
                FROM json_each($2)",
-    postgres: "INSERT INTO stage (sweep, number, name, seeds_json, parent, opening_json)
+    postgres: "INSERT INTO stage (sweep, number, name, seeds_json, parent, opening_json, is_scored_on_test)
                SELECT $1, x.*
                  FROM json_to_recordset($2::json) AS x(number bigint, name text, seeds_json text, parent bigint,
-                                                       opening_json text)",
+                                                       opening_json text, is_scored_on_test bigint)",
 };
 const INSERT_CHOICES: Sql = Sql {
     sqlite: "INSERT INTO choice (sweep, stage, number, key_json, pending, configurations, trials, state)
@@ -36,6 +36,35 @@ const INSERT_MEMBERS: Sql = Sql {
                SELECT $1, x.*
                  FROM json_to_recordset($2::json) AS x(config bigint, stage bigint, choice bigint)",
 };
+/// What a stage makes, and of which seeds, after an extension.
+const AMEND_STAGES: Sql = Sql {
+    sqlite:
+        "UPDATE stage SET seeds_json = x.value ->> 'seeds_json', opening_json = x.value ->> 'opening_json'
+               FROM json_each($2) x WHERE stage.sweep = $1 AND stage.number = x.value ->> 'number'",
+    postgres: "UPDATE stage s SET seeds_json = x.seeds_json, opening_json = x.opening_json
+                 FROM json_to_recordset($2::json) AS x(number bigint, seeds_json text, opening_json text)
+                WHERE s.sweep = $1 AND s.number = x.number",
+};
+const CHOICES: Sql = Sql::both("SELECT * FROM choice WHERE sweep = $1 ORDER BY stage, number");
+/// Of what a stage has made of a group's configurations, those that it would not make by now (`$5`: the hashes of those
+/// that it would).
+const SUPERSEDE: Sql = Sql {
+    sqlite: "UPDATE configuration
+                SET superseded = CASE WHEN hash IN (SELECT value FROM json_each($5)) THEN 0 ELSE 1 END
+              WHERE sweep = $1 AND stage = $4 AND changed_from IS NULL
+                AND parent IN (SELECT config FROM member WHERE sweep = $1 AND stage = $2 AND choice = $3)",
+    postgres: "UPDATE configuration
+                  SET superseded = CASE WHEN hash IN (SELECT json_array_elements_text($5::json)) THEN 0 ELSE 1 END
+                WHERE sweep = $1 AND stage = $4 AND changed_from IS NULL
+                  AND parent IN (SELECT config FROM member WHERE sweep = $1 AND stage = $2 AND choice = $3)",
+};
+/// Whether a stage has made anything of a group's configurations.
+const IS_PARENT: Sql = Sql::both(
+    "SELECT count(*) AS key FROM member m
+       JOIN stage s ON s.sweep = m.sweep AND s.number = m.stage
+       JOIN configuration c ON c.sweep = m.sweep AND c.parent = m.config AND c.stage = s.name
+      WHERE m.sweep = $1 AND m.stage = $2 AND m.choice = $3",
+);
 const STAGES: Sql = Sql::both("SELECT * FROM stage WHERE sweep = $1 ORDER BY number");
 /// A group by its key, without a lock: who changes it holds the sweep.
 const FIND: Sql = Sql::both("SELECT * FROM choice WHERE sweep = $1 AND stage = $2 AND key_json = $3");
@@ -84,7 +113,7 @@ const CANDIDATES: Sql = Sql::both(
     "SELECT c.number AS number, c.block AS block, c.hash AS hash, c.settings_json AS settings_json, c.lr AS lr,
             c.is_lr_scaled AS is_lr_scaled, t.id AS trial, t.seed AS seed, t.need AS need, t.state AS state, r.objective AS objective
        FROM member m
-       JOIN configuration c ON c.sweep = m.sweep AND c.number = m.config
+       JOIN configuration c ON c.sweep = m.sweep AND c.number = m.config AND c.superseded = 0
        JOIN trial t ON t.sweep = m.sweep AND t.config = m.config
        LEFT JOIN result r ON r.trial = t.id
       WHERE m.sweep = $1 AND m.stage = $2 AND m.choice = $3
@@ -116,6 +145,7 @@ pub(in crate::store) struct StageInsert<'a> {
     pub seeds_json: String,
     pub parent: Option<usize>,
     pub opening_json: Option<String>,
+    pub is_scored_on_test: i64,
 }
 
 impl<'a> StageInsert<'a> {
@@ -126,6 +156,7 @@ impl<'a> StageInsert<'a> {
             seeds_json: to_json(&stage.seeds),
             parent: stage.from.as_ref().map(|from| from.stage),
             opening_json: stage.from.as_ref().map(|from| to_json(&from.opening)),
+            is_scored_on_test: i64::from(stage.is_scored_on_test),
         }
     }
 }
@@ -188,6 +219,39 @@ pub(in crate::store) async fn insert_members<T: Tx>(
 
 pub(in crate::store) async fn stages<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<StageRow>, Error> {
     Ok(tx.fetch(STAGES, args![sweep]).await?)
+}
+
+pub(in crate::store) async fn amend_stages<T: Tx>(
+    tx: &mut T,
+    sweep: i64,
+    rows: &[StageInsert<'_>],
+) -> Result<(), Error> {
+    tx.execute(AMEND_STAGES, args![sweep, to_json(rows)]).await?;
+    Ok(())
+}
+
+/// All groups, by stage.
+pub(in crate::store) async fn choices<T: Tx>(tx: &mut T, sweep: i64) -> Result<Vec<ChoiceRow>, Error> {
+    Ok(tx.fetch(CHOICES, args![sweep]).await?)
+}
+
+/// Whether a stage has made anything of a group's configurations.
+pub(in crate::store) async fn is_parent<T: Tx>(tx: &mut T, choice: &ChoiceRow) -> Result<bool, Error> {
+    let row: Option<KeyRow> =
+        tx.fetch_one(IS_PARENT, args![choice.sweep, choice.stage, choice.number]).await?;
+    Ok(row.is_some_and(|row| row.key > 0))
+}
+
+/// Marks what a stage has made of a group before, and would not make now; what it would make again is no longer marked.
+pub(in crate::store) async fn supersede<T: Tx>(
+    tx: &mut T,
+    choice: &ChoiceRow,
+    stage: &str,
+    hashes: &[&str],
+) -> Result<(), Error> {
+    let args = args![choice.sweep, choice.stage, choice.number, stage, to_json(hashes)];
+    tx.execute(SUPERSEDE, args).await?;
+    Ok(())
 }
 
 pub(in crate::store) async fn find<T: Tx>(

@@ -80,10 +80,10 @@ const INSERT: Sql = Sql::both(
      RETURNING *",
 );
 const INSERT_SOURCE: Sql = Sql::both(
-    "INSERT INTO source (sweep, file, overrides_json, client_version, git_commit, git_dirty)
-     VALUES ($1, $2, $3, $4, $5, $6)",
+    "INSERT INTO source (sweep, revision, file, overrides_json, client_version, git_commit, git_dirty)
+     VALUES ($1, (SELECT count(*) FROM source WHERE sweep = $1), $2, $3, $4, $5, $6)",
 );
-const SOURCE: Sql = Sql::both("SELECT * FROM source WHERE sweep = $1");
+const SOURCE: Sql = Sql::both("SELECT * FROM source WHERE sweep = $1 ORDER BY revision DESC LIMIT 1");
 
 const UPDATE: Sql = Sql::both(
     "UPDATE sweep SET state = $2, paused_because = $3, queued = $4, running = $5, succeeded = $6, failed = $7,
@@ -92,19 +92,27 @@ const UPDATE: Sql = Sql::both(
       WHERE number = $1",
 );
 
+/// What an extension may change of how a sweep is run and shown.
+const AMEND: Sql = Sql::both(
+    "UPDATE sweep SET project = $2, labels_json = $3, priority = $4, report_json = $5, axes_json = $6, retry_json = $7,
+                      checkpoint_json = $8, max_running = $9, timeout_ms = $10, pause_after_failures = $11,
+                      pause_after_code_errors = $12, reuse = $13, share_prefix = $14
+      WHERE number = $1",
+);
+
 const INSERT_CONFIGURATIONS: Sql = Sql {
     sqlite: "INSERT INTO configuration (number, stage, block, hash, settings_json, recipe_json, epochs, lr, is_lr_scaled,
-                                        parent, scope, bracket, prefix, rewind, sweep)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+                                        parent, scope, bracket, prefix, rewind, changed_from, sweep)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
     postgres: "INSERT INTO configuration (number, stage, block, hash, settings_json, recipe_json, epochs, lr,
-                                          is_lr_scaled, parent, scope, bracket, prefix, rewind, sweep)
-               SELECT x.*, $15
+                                          is_lr_scaled, parent, scope, bracket, prefix, rewind, changed_from, sweep)
+               SELECT x.*, $16
                  FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
                              $8::double precision[], $9::bigint[], $10::bigint[], $11::text[], $12::bigint[], $13::text[],
-                             $14::bigint[]) x",
+                             $14::bigint[], $15::bigint[]) x",
 };
 const CONFIGURATIONS: Sql = Sql::both(
-    "SELECT number, hash, stage, block, settings_json FROM configuration
+    "SELECT number, hash, stage, block, settings_json, superseded FROM configuration
       WHERE sweep = $1 AND number > $2 ORDER BY number LIMIT $3",
 );
 const FIRST_RECIPE: Sql =
@@ -163,6 +171,7 @@ pub(in crate::store) struct ConfigurationInsert<'a> {
     pub bracket: u32,
     pub prefix: Option<&'a str>,
     pub rewind: Option<u32>,
+    pub changed_from: Option<i64>,
 }
 
 pub(in crate::store) async fn by_key<T: Tx>(tx: &mut T, key: &str) -> Result<Option<SweepRow>, Error> {
@@ -269,6 +278,34 @@ pub(in crate::store) async fn insert<T: Tx>(
     tx.fetch_one(INSERT, args).await?.ok_or(Error::Conflict("sweep"))
 }
 
+/// Writes what an extension may change of a locked sweep itself.
+pub(in crate::store) async fn amend<T: Tx>(
+    tx: &mut T,
+    number: i64,
+    new: SweepInsert<'_>,
+) -> Result<(), Error> {
+    let args = args![
+        number,
+        new.project,
+        new.labels_json,
+        new.priority,
+        new.report_json,
+        new.axes_json,
+        new.retry_json,
+        new.checkpoint_json,
+        new.max_running,
+        new.timeout_ms,
+        new.pause_after_failures,
+        new.pause_after_code_errors,
+        new.reuse,
+        new.share_prefix,
+    ];
+    match tx.execute(AMEND, args).await? {
+        1 => Ok(()),
+        _ => Err(Error::Conflict("sweep")),
+    }
+}
+
 pub(in crate::store) async fn insert_source<T: Tx>(
     tx: &mut T,
     sweep: i64,
@@ -324,7 +361,7 @@ pub(in crate::store) async fn insert_configurations<T: Tx>(
     let batch = batch.text(|new| new.hash).text(|new| new.settings_json).text(|new| new.recipe_json);
     let batch = batch.int(|new| i64::from(new.epochs)).real(|new| new.lr).int(|new| new.is_lr_scaled);
     let batch = batch.int(|new| new.parent).text(|new| new.scope).int(|new| i64::from(new.bracket));
-    let batch = batch.text(|new| new.prefix).int(|new| new.rewind.map(i64::from));
+    let batch = batch.text(|new| new.prefix).int(|new| new.rewind.map(i64::from)).int(|new| new.changed_from);
     tx.execute_all(INSERT_CONFIGURATIONS, batch, args![sweep]).await?;
     Ok(())
 }
