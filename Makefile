@@ -44,7 +44,8 @@ lint: setup ## Check formatting, clippy and the documentation, warnings being er
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
 
-test-pytorch: build ## Compare PyTorch's use of an artifact with ours (installs PyTorch from PyPI, 5 GB, once)
+test-pytorch: setup ## Compare what PyTorch makes of artifacts with what we do (installs PyTorch from PyPI, 5 GB, once)
+	cargo build --locked -p worker --bins
 	@scripts/test_pytorch.sh
 
 bench: setup ## Measure what sharing saves in a training step, as ratios
