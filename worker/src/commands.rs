@@ -231,8 +231,12 @@ fn predict_maps(
 fn predict_classes(tuned: &trainer::Tuned, args: &cli::Predict, session: &mut Session) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let columns: Vec<String> = (0..tuned.classes()?).map(|class| format!("p{class}")).collect();
-    writeln!(out, "file,class,{}", columns.join(","))?;
+    // Nothing is printed of an artifact that turns out to be of no use here.
+    let mut header = Some(format!("file,class,{}", columns.join(",")));
     trainer::predict(tuned, &args.images, session, |predictions| {
+        if let Some(header) = header.take() {
+            writeln!(out, "{header}")?;
+        }
         for prediction in predictions {
             let probabilities: Vec<String> =
                 prediction.probabilities.iter().map(ToString::to_string).collect();
@@ -389,8 +393,9 @@ pub(crate) fn doctor(args: &cli::Doctor) -> anyhow::Result<()> {
     } else {
         write!(out, "{report}")?;
     }
-    match &report.training_step {
-        Ok(_) => Ok(()),
-        Err(problem) => bail!("a training step does not work: {problem}"),
+    match (&report.training_step, report.damaged.as_slice()) {
+        (Err(problem), _) => bail!("a training step does not work: {problem}"),
+        (Ok(_), []) => Ok(()),
+        (Ok(_), damaged) => bail!("weights that are not what they say: {}", damaged.join("; ")),
     }
 }

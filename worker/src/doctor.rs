@@ -8,7 +8,7 @@ use serde::Serialize;
 use tch::{Kind, Reduction, Tensor};
 
 use crate::agent;
-use crate::home::Home;
+use crate::home::{BackboneEntry, Home, sha256};
 use crate::trainer::device;
 
 /// What the doctor found.
@@ -25,6 +25,8 @@ pub struct Report {
     pub home: PathBuf,
     pub backbones: Vec<String>,
     pub tasks: Vec<String>,
+    /// Backbones whose file is not the one that its sidecar names, and why.
+    pub damaged: Vec<String>,
     /// The device that the step ran on, or what went wrong.
     pub training_step: Result<String, String>,
 }
@@ -49,7 +51,21 @@ pub fn examine(home: &Home) -> Report {
         home: home.root().to_owned(),
         backbones: home.backbones().into_iter().map(|entry| entry.name).collect(),
         tasks: home.tasks().into_iter().map(|entry| entry.name).collect(),
+        damaged: home.backbones().iter().filter_map(damage).collect(),
         training_step: training_step(),
+    }
+}
+
+/// What is wrong with a backbone's file.
+fn damage(entry: &BackboneEntry) -> Option<String> {
+    let BackboneEntry { name, path, sidecar } = entry;
+    match sha256(path) {
+        Ok(found) if found == sidecar.sha256 => None,
+        Ok(found) => {
+            let want = &sidecar.sha256;
+            Some(format!("{name} has sha256 {found}, its sidecar says {want}; import it again"))
+        }
+        Err(error) => Some(format!("{name} cannot be read: {error}")),
     }
 }
 
@@ -93,6 +109,9 @@ impl fmt::Display for Report {
         writeln!(f, "home           {}", self.home.display())?;
         writeln!(f, "backbones      {}", listed(&self.backbones))?;
         writeln!(f, "tasks          {}", listed(&self.tasks))?;
+        for problem in &self.damaged {
+            writeln!(f, "damaged        {problem}")?;
+        }
         match &self.training_step {
             Ok(device) => writeln!(f, "training step  works on {device}"),
             Err(problem) => writeln!(f, "training step  FAILED: {problem}"),
@@ -103,6 +122,24 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backbone::Arch;
+    use crate::home::{Normalisation, Sidecar};
+
+    #[test]
+    fn a_file_that_is_not_the_sidecars_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.safetensors");
+        std::fs::write(&path, "weights").unwrap();
+        let arch: Arch = crate::backbone::tiny::arch().into();
+        let normalisation = Normalisation { mean: [0.0; 3], std: [1.0; 3] };
+        let sidecar = Sidecar { source: String::new(), sha256: sha256(&path).unwrap(), arch, normalisation };
+        let entry = BackboneEntry { name: "b".into(), path, sidecar };
+        assert_eq!(damage(&entry), None);
+        std::fs::write(&entry.path, "others").unwrap();
+        assert!(damage(&entry).unwrap().contains("its sidecar says"));
+        std::fs::remove_file(&entry.path).unwrap();
+        assert!(damage(&entry).unwrap().starts_with("b cannot be read"));
+    }
 
     #[test]
     fn a_step_learns_on_the_cpu() {

@@ -4,14 +4,15 @@
 //! the paper's grid for every task (and 150 for two shallow ones). E²VPT's come out too, but each from several settings of
 //! its grids, so those below are examples and no reconstruction; the commands that its authors published give other shares.
 
+mod support;
+
 use std::collections::BTreeMap;
 
 use sweeps::recipe::{Deep, E2vpt, Fidelity, HeadInit, KvBlocks, KvPosition, Method, Vpt};
 use tch::{Device, Kind, Tensor};
-use worker::backbone::{Arch, Backbone, Weights};
+use worker::backbone::{Backbone, Weights};
 use worker::trainer::{Ensemble, Member, Rule, Setup};
 use worker::tuning::Kept;
-use worker::vit::{self, Pool, PositionResize};
 
 const VTAB: &str = include_str!("../../sweeps/published/vtab_vitb16_sup21k.csv");
 const FGVC: &str = include_str!("../../sweeps/published/fgvc_vitb16_sup21k.csv");
@@ -53,19 +54,9 @@ fn printed(method: &str) -> BTreeMap<String, String> {
     rows.map(|row| (row[4].to_owned(), row[7].to_owned())).collect()
 }
 
-fn vit_b16() -> Backbone {
-    let arch = Arch::Vit(vit::Arch {
-        dim: 768,
-        depth: 12,
-        heads: 12,
-        patch_size: 16,
-        image_size: 224,
-        mlp_dim: 3072,
-        layer_norm_eps: 1e-6,
-        layer_scale: false,
-        pool: Pool::Cls,
-        position_resize: PositionResize::Bilinear,
-    });
+/// ViT-B/16 whose numbers are all zero.
+fn blank() -> Backbone {
+    let arch = support::vit_b16();
     let zeros = |shape: Vec<usize>| {
         let shape: Vec<i64> = shape.into_iter().map(|n| n as i64).collect();
         Tensor::zeros(shape, (Kind::Float, Device::Cpu))
@@ -93,7 +84,7 @@ fn percent(vit: &Backbone, tuned: i64) -> String {
 
 #[test]
 fn vpt_holds_the_printed_shares_of_all_24_tasks() {
-    let vit = vit_b16();
+    let vit = blank();
     for (method, deep) in [("VPT-Shallow", None), ("VPT-Deep", Some(Deep::default()))] {
         let printed = printed(method);
         assert_eq!(printed.len(), TASKS.len(), "{method}");
@@ -108,7 +99,7 @@ fn vpt_holds_the_printed_shares_of_all_24_tasks() {
 
 #[test]
 fn e2vpt_can_hold_the_printed_shares_of_all_24_tasks() {
-    let vit = vit_b16();
+    let vit = blank();
     let printed = printed("E2VPT");
     assert_eq!(printed.len(), TASKS.len());
     for (task, classes, _, _, (prompt_length, kv_prompt_length, tokens, segments)) in TASKS {

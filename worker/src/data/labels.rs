@@ -44,13 +44,13 @@ pub fn splits(folder: &Path) -> Result<Vec<String>, DataError> {
     Ok(names.into_iter().collect())
 }
 
-/// The images that a split names, relative to its folder, its label file checked as [`super::load`] does.
+/// The images that a split names, relative to its folder, and their classes; its label file is checked as [`super::load`] does.
 ///
 /// # Errors
 /// If there is no such split, or the first bad line of its label file.
-pub fn image_paths(folder: &Path, split: &str, classes: i64) -> Result<Vec<String>, DataError> {
+pub fn images(folder: &Path, split: &str, classes: i64) -> Result<Vec<(String, i64)>, DataError> {
     let entries = read(&label_file(folder, split)?, classes)?;
-    Ok(entries.into_iter().map(|entry| entry.path).collect())
+    Ok(entries.into_iter().map(|entry| (entry.path, entry.label)).collect())
 }
 
 /// The path of a split's label file, which exists.

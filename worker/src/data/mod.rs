@@ -22,7 +22,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use error::{DataError, LineError};
 pub use folder::{image, images_below};
-pub use labels::{image_paths, splits};
+pub use labels::{images, splits};
 pub use maps::{IGNORED, MOST_CLASSES, Maps, Sample, check_maps, hash_maps, rgb};
 
 use labels::Entry;
@@ -96,6 +96,13 @@ const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.
 pub fn to_imagenet(pixels: &Tensor) -> Tensor {
     let (mean, std) = IMAGENET;
     standardised(pixels, mean, std)
+}
+
+/// The same of grey channels `[…, H, W]`, by the means over ImageNet's three channels.
+pub fn to_imagenet_grey(pixels: &Tensor) -> Tensor {
+    let of_grey = |values: [f32; 3]| values.iter().map(|&x| f64::from(x)).sum::<f64>() / 3.0;
+    let (mean, std) = IMAGENET;
+    (pixels - of_grey(mean)) / of_grey(std)
 }
 
 /// `(x − mean) / std` per channel of `[…, 3, H, W]`, out of place.

@@ -186,10 +186,11 @@ fn files(folder: &Path, classes: u32) -> Result<BTreeSet<PathBuf>, ImportError> 
     if splits.is_empty() {
         return Err(ImportError::NoSplits { folder: folder.to_owned() });
     }
-    let mut files = BTreeSet::new();
+    let (mut files, mut seen) = (BTreeSet::new(), BTreeSet::new());
     for split in splits {
         let label_file = PathBuf::from(format!("{split}.txt"));
-        for image in data::image_paths(folder, &split, i64::from(classes))? {
+        for (image, class) in data::images(folder, &split, i64::from(classes))? {
+            seen.insert(class);
             // A link may lead elsewhere: what counts is where the file really is.
             let real = folder.join(&image).canonicalize().ok();
             if !real.is_some_and(|real| real.starts_with(folder) && real.is_file()) {
@@ -200,7 +201,23 @@ fn files(folder: &Path, classes: u32) -> Result<BTreeSet<PathBuf>, ImportError> 
         }
         files.insert(label_file);
     }
+    if let Some(problem) = unseen(classes, &seen) {
+        tracing::warn!("{problem}");
+    }
     Ok(files)
+}
+
+/// What is odd about a number of classes of which not every one occurs.
+fn unseen(classes: u32, seen: &BTreeSet<i64>) -> Option<String> {
+    let mut missing = (0..i64::from(classes)).filter(|class| !seen.contains(class));
+    let first = missing.next()?;
+    let further = missing.count();
+    let others = if further == 0 { String::new() } else { format!(" and {further} others") };
+    let highest = seen.last().copied().unwrap_or_default();
+    Some(format!(
+        "no image is of class {first}{others}, but there are to be {classes} classes; the highest label is {highest}: \
+         check the number of classes"
+    ))
 }
 
 fn copy<'a>(
@@ -232,6 +249,17 @@ mod tests {
 
     fn wish(name: &str) -> DatasetWish {
         DatasetWish { name: name.into(), classes: None, link: false, source: None }
+    }
+
+    #[test]
+    fn classes_without_an_image_are_told() {
+        assert_eq!(unseen(2, &BTreeSet::from([0, 1])), None);
+        let told = unseen(5, &BTreeSet::from([0, 2])).unwrap();
+        assert!(
+            told.starts_with("no image is of class 1 and 2 others, but there are to be 5 classes"),
+            "{told}"
+        );
+        assert!(unseen(2, &BTreeSet::from([0])).unwrap().contains("class 1, but"));
     }
 
     #[test]

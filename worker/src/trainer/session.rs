@@ -17,7 +17,7 @@ use super::samples::Samples;
 use super::scenes::{Scenes, View};
 use crate::backbone::{Backbone, Weights};
 use crate::data::{self, Maps, Split};
-use crate::home::{Home, TaskEntry};
+use crate::home::{Home, TaskEntry, sha256};
 use crate::protocol::FailureClass;
 use crate::tuning::Entry;
 
@@ -192,17 +192,4 @@ impl Session {
         };
         Ok(Inputs { split: images, prefix, frozen: frozen.clone() })
     }
-}
-
-fn sha256(path: &std::path::Path) -> std::io::Result<String> {
-    let mut hash = Sha256::new();
-    let mut file = std::fs::File::open(path)?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match std::io::Read::read(&mut file, &mut buffer)? {
-            0 => break,
-            n => hash.update(&buffer[..n]),
-        }
-    }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }

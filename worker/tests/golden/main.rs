@@ -10,6 +10,8 @@ mod case;
 mod compare;
 mod method;
 mod spt_init;
+#[path = "../support/mod.rs"]
+mod support;
 mod tables;
 
 use std::path::{Path, PathBuf};

@@ -11,11 +11,12 @@ use worker::backbone::{Arch, Backbone, Weights};
 use worker::home::Home;
 use worker::import::{self, BackboneWish, normalisation};
 use worker::trainer::{Ensemble, Member, Moment, Rule, Setup, learning_rate};
-use worker::vit::{self, Pool, PositionResize, resize_positions};
+use worker::vit::{PositionResize, resize_positions};
 
 use crate::Outcome;
 use crate::case::{Case, How, tensors};
 use crate::compare::{Comparison, Worst};
+use crate::support::vit_b16;
 
 fn json(path: &Path) -> Result<Value, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -121,21 +122,6 @@ pub(crate) fn parameters(folder: &Path) -> Result<Outcome, String> {
     Ok(outcome(wrong))
 }
 
-fn vit_b16() -> Arch {
-    Arch::Vit(vit::Arch {
-        dim: 768,
-        depth: 12,
-        heads: 12,
-        patch_size: 16,
-        image_size: 224,
-        mlp_dim: 3072,
-        layer_norm_eps: 1e-6,
-        layer_scale: false,
-        pool: Pool::Cls,
-        position_resize: PositionResize::Bilinear,
-    })
-}
-
 /// The method that a row's name stands for: words and numbers such as `vpt_deep_P10_last4`.
 fn row_method(row: &str) -> Result<Method, String> {
     let words: Vec<&str> = row.split('_').collect();
@@ -158,7 +144,7 @@ fn row_method(row: &str) -> Result<Method, String> {
     };
     let vpt = match words[0] {
         "linear" => return Ok(Method::Linear),
-        "full" => return Ok(Method::Full),
+        "full" => return Ok(Method::Full { dropout: 0.0, drop_path: 0.0 }),
         "bias" => return Ok(Method::Bias { lr_factor: 1.0 }),
         "partial" => return Ok(Method::PartialK { blocks: last.unwrap_or(0), norm: true }),
         "mlp" => {
