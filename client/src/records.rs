@@ -230,6 +230,8 @@ pub(crate) struct TrialDetail {
     artifact: Option<String>,
     /// Where the next attempt goes on.
     checkpoint: Option<String>,
+    /// Scores of pruned prompts, and which stay.
+    pruning: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Serialize)]
@@ -289,6 +291,10 @@ impl TryFrom<GetTrialResponse> for TrialDetail {
             recipe: recipe(&reply.recipe_json)?,
             artifact: present(reply.artifact),
             checkpoint: present(reply.checkpoint),
+            pruning: present(reply.pruning_json)
+                .map(|json| serde_json::from_str(&json))
+                .transpose()
+                .map_err(|source| CliError::BadReply { what: "what was pruned", source })?,
         })
     }
 }

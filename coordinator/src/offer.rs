@@ -30,6 +30,9 @@ pub struct Backbone {
     pub sha256: String,
     pub depth: u32,
     pub dim: u32,
+    /// As [`sweeps::recipe::Family::name`]; empty: not told.
+    #[serde(default)]
+    pub family: String,
 }
 
 /// A data set that a worker has.
@@ -159,7 +162,13 @@ mod tests {
     #[test]
     fn names_everything_that_is_missing() {
         let offer = Offer {
-            backbones: vec![Backbone { name: "b".into(), sha256: String::new(), depth: 12, dim: 384 }],
+            backbones: vec![Backbone {
+                name: "b".into(),
+                sha256: String::new(),
+                depth: 12,
+                dim: 384,
+                family: String::new(),
+            }],
             tasks: vec![Task { name: "t".into(), classes: 2, splits: vec!["train".into(), "val".into()] }],
             methods: vec!["linear".into()],
             ..Offer::default()

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
+use sweeps::recipe::RecipeError;
 use sweeps::stage::Opening;
 use sweeps::{Configuration, Spec, SpecErrors, Stage};
 
@@ -20,8 +21,8 @@ const FILE_NAME: &str = "sweep file";
 pub enum FileError {
     #[error("{0}")]
     Spec(#[from] SpecErrors),
-    #[error("configuration {number} ({settings}): {message}; depth as offered by worker {worker}")]
-    Depth { number: u64, settings: String, message: String, worker: String },
+    #[error("configuration {number} ({settings}): {message}, as worker {worker} has it")]
+    Unfit { number: u64, settings: String, message: String, worker: String },
 }
 
 /// A submitted file.
@@ -47,17 +48,18 @@ impl File {
     }
 }
 
-/// Reads and expands a file. `offers` are those of live workers by name: they know how deep a backbone is.
+/// Reads and expands a file. `offers` are those of live workers by name: they know what a backbone is, and how many classes a
+/// task has.
 ///
 /// # Errors
-/// Every mistake in the file, or the first configuration that is deeper than its backbone.
+/// Every mistake in the file, or the first configuration that does not fit its backbone or its task.
 pub fn expand(file: File, offers: &[(String, Offer)]) -> Result<(NewSweep, Vec<String>), FileError> {
     let spec = Spec::parse(FILE_NAME, &file.text, &file.overrides)?;
     let groups = Groups::of(&spec.stages);
     let configurations = spec
         .configurations()
         .map(|configuration| {
-            check_depth(&configuration, offers)?;
+            check_offered(&configuration, offers)?;
             Ok(new_configuration(&configuration, &spec, &groups))
         })
         .collect::<Result<_, FileError>>()?;
@@ -177,17 +179,21 @@ fn new_configuration(configuration: &Configuration, spec: &Spec, groups: &Groups
     }
 }
 
-/// Refuses a configuration that is too deep for its backbone, whichever live worker it would run on.
-fn check_depth(configuration: &Configuration, offers: &[(String, Offer)]) -> Result<(), FileError> {
+/// Refuses a configuration that does not fit its backbone or its task, whichever live worker it would run on.
+fn check_offered(configuration: &Configuration, offers: &[(String, Offer)]) -> Result<(), FileError> {
     let recipe = &configuration.recipe;
     for (worker, offer) in offers {
+        let unfit = |error: RecipeError| FileError::Unfit {
+            number: configuration.number,
+            settings: configuration.settings_json(),
+            message: error.to_string(),
+            worker: worker.clone(),
+        };
         for backbone in offer.backbones.iter().filter(|backbone| backbone.name == recipe.backbone) {
-            recipe.check_depth(backbone.depth).map_err(|error| FileError::Depth {
-                number: configuration.number,
-                settings: configuration.settings_json(),
-                message: error.to_string(),
-                worker: worker.clone(),
-            })?;
+            recipe.check_offered(&backbone.family, backbone.depth, backbone.dim).map_err(unfit)?;
+        }
+        for task in offer.tasks.iter().filter(|task| task.name == recipe.task) {
+            recipe.check_classes(task.classes).map_err(unfit)?;
         }
     }
     Ok(())

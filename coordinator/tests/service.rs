@@ -48,7 +48,13 @@ fn submit(file: &str) -> v1::SubmitRequest {
 fn register(depth: u32) -> v1::RegisterRequest {
     let splits = ["train800", "val200", "test"].map(str::to_owned).into();
     let capabilities = v1::Capabilities {
-        backbones: vec![v1::Backbone { name: "tiny".into(), sha256: "00".into(), depth, dim: 32 }],
+        backbones: vec![v1::Backbone {
+            name: "tiny".into(),
+            sha256: "00".into(),
+            depth,
+            dim: 32,
+            family: "vit".into(),
+        }],
         tasks: vec![v1::Task { name: "digits".into(), classes: 10, splits }],
         methods: vec!["vpt_deep".into()],
         ..Default::default()
@@ -271,6 +277,15 @@ async fn wrong_requests_are_refused() {
         "{}",
         deep.message()
     );
+
+    let mut resnet = register(16);
+    for backbone in resnet.capabilities.iter_mut().flat_map(|capabilities| &mut capabilities.backbones) {
+        backbone.family = "resnet".into();
+    }
+    workers.register(resnet).await.unwrap();
+    let foreign = sweeps.submit(submit(FILE)).await.unwrap_err();
+    assert_eq!(foreign.code(), Code::InvalidArgument);
+    assert!(foreign.message().contains("`tiny`, a resnet backbone"), "{}", foreign.message());
 
     let missing = sweeps.get(v1::GetRequest { sweep: "nothing".into() }).await.unwrap_err();
     assert_eq!(missing.code(), Code::NotFound);

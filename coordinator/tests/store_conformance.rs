@@ -425,11 +425,18 @@ async fn a_result_names_its_artifact(env: &Env) {
     let token = env.lease_one(&worker, "r").await;
     assert_eq!(env.trial(token.trial).await.artifact, None);
     let metrics = [("val/top1".to_owned(), 60.0)].into();
-    let outcome = Outcome::Success { metrics, artifact: Some("file:///a/1".to_owned()), ran: Ran::default() };
+    let outcome = Outcome::Success {
+        metrics,
+        artifact: Some("file:///a/1".to_owned()),
+        pruning_json: Some(r#"{"kept":[[0]]}"#.to_owned()),
+        ran: Ran::default(),
+    };
     let end = NewEnd { token, points: Vec::new(), checkpoint: None, prefix: None, outcome };
     assert!(is_accepted(&env.finish(&worker, end.clone()).await));
     assert!(is_accepted(&env.finish(&worker, end).await));
-    assert_eq!(env.trial(token.trial).await.artifact.as_deref(), Some("file:///a/1"));
+    let trial = env.trial(token.trial).await;
+    assert_eq!(trial.artifact.as_deref(), Some("file:///a/1"));
+    assert_eq!(trial.pruning_json.as_deref(), Some(r#"{"kept":[[0]]}"#));
 }
 
 async fn best_takes_the_best_epoch(env: &Env) {

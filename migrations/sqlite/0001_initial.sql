@@ -285,6 +285,8 @@ CREATE TABLE result (
     metrics_json TEXT NOT NULL,
     -- Where the tuned tensors lie; NULL: nowhere.
     artifact TEXT,
+    -- Scores of pruned prompts, and which stay; NULL: nothing was pruned.
+    pruning_json TEXT,
     digest TEXT NOT NULL,
     -- The trial that the result was taken over from; NULL: it is the attempt's own.
     origin INTEGER REFERENCES trial (id)

@@ -90,6 +90,9 @@ pub enum FromTrainer {
         /// The trial of `reusable` whose result this one's is; then nothing was trained.
         #[serde(default)]
         reused: Option<i64>,
+        /// As `sweep.v1.Success.pruning_json`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pruning: Option<String>,
     },
     /// The answer to `Leave`: the run has ended without a result. What it has kept, it has told before.
     Left {

@@ -20,7 +20,7 @@ pub(crate) async fn plan(args: &PlanArgs, global: &Global) -> Result<(), CliErro
         None
     } else {
         let workers = workers::fetch(&mut open(global).await?).await?;
-        Some(coverage(&kinds(&spec), &workers))
+        Some(Coverage { refused: refused(&spec, &workers), ..coverage(&kinds(&spec), &workers) })
     };
     match global.output {
         Format::Json => output::print_json(&Answer { plan: &plan, workers: coverage.as_ref() }),
@@ -99,6 +99,9 @@ struct Coverage {
     live: Vec<Offer>,
     /// Trials that no live worker can run.
     unserved: Vec<Unserved>,
+    /// Why the coordinator will refuse the file: what does not fit the backbones and tasks that live workers have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -136,7 +139,26 @@ fn coverage(kinds: &BTreeMap<Kind, u64>, workers: &[Worker]) -> Coverage {
     let is_served = |kind: &Kind| offers.iter().any(|(_, offer)| kind.missing(offer).is_empty());
     let unserved = kinds.iter().filter(|(kind, _)| !is_served(kind));
     let unserved = unserved.map(|(kind, trials)| Unserved { kind: kind.clone(), trials: *trials });
-    Coverage { live, unserved: unserved.collect() }
+    Coverage { live, unserved: unserved.collect(), refused: None }
+}
+
+/// The first configuration that does not fit what a live worker has under its names.
+fn refused(spec: &Spec, workers: &[Worker]) -> Option<String> {
+    let live = || workers.iter().filter(|worker| worker.state == "live");
+    let offers = || live().filter_map(|worker| Some((worker, worker.capabilities.as_ref()?)));
+    spec.configurations().find_map(|configuration| {
+        offers().find_map(|(worker, offer)| {
+            let recipe = &configuration.recipe;
+            let backbones = offer.backbones.iter().filter(|backbone| backbone.name == recipe.backbone);
+            let tasks = offer.tasks.iter().filter(|task| task.name == recipe.task);
+            let problem = backbones
+                .map(|backbone| recipe.check_offered(&backbone.family, backbone.depth, backbone.dim))
+                .chain(tasks.map(|task| recipe.check_classes(task.classes)))
+                .find_map(Result::err)?;
+            let (number, settings) = (configuration.number, configuration.settings_json());
+            Some(format!("configuration {number} ({settings}): {problem}, as worker {} has it", worker.name))
+        })
+    })
 }
 
 fn page(plan: &Plan, coverage: Option<&Coverage>) -> String {
@@ -190,6 +212,9 @@ fn sentences(coverage: &Coverage, trials: u64) -> String {
         }
         text.push('\n');
     }
+    if let Some(problem) = &coverage.refused {
+        text.push_str(&format!("it would be refused: {problem}\n"));
+    }
     for Unserved { kind, trials } in &coverage.unserved {
         let Kind { backbone, task, method, .. } = kind;
         text.push_str(&format!("no live worker can run {trials} trials: {backbone} {task} {method}\n"));
@@ -220,7 +245,7 @@ mod tests {
             splits: splits.iter().map(|split| (*split).to_owned()).collect(),
         };
         let offer = Capabilities {
-            backbones: vec![Backbone { name: "vit_b16".into(), ..Backbone::default() }],
+            backbones: vec![Backbone { name: "vit_b16".into(), family: "vit".into(), ..Backbone::default() }],
             tasks: tasks.iter().map(task).collect(),
             methods: vec!["linear".into()],
             ..Capabilities::default()
@@ -242,6 +267,40 @@ mod tests {
         let lacks = ["split test of vtab/dtd".to_owned(), "split test of vtab/svhn".to_owned()];
         assert_eq!((coverage.live[0].trials, &coverage.live[0].lacks[..]), (4, &lacks[..]));
         assert_eq!(coverage.unserved.iter().map(|unserved| unserved.trials).collect::<Vec<_>>(), [3, 3]);
+    }
+
+    #[test]
+    fn a_method_that_the_offered_backbone_cannot_take_is_told() {
+        let file = |method: &str| {
+            let text = format!(
+                "version: 1\nname: n\nbase: {{backbone: mine, task: t, lr: 1, prompt_length: 2, method: {method}}}\n"
+            );
+            Spec::parse("n.yaml", &text, &[]).expect("valid")
+        };
+        let mut swin = worker("gpu-01", "live", &["t"], &["train800", "val200", "test"]);
+        if let Some(offer) = &mut swin.capabilities {
+            let shape = Backbone {
+                name: "mine".into(),
+                family: "swin".into(),
+                depth: 24,
+                dim: 1024,
+                ..Default::default()
+            };
+            offer.backbones = vec![shape];
+        }
+        let workers = [swin];
+        assert_eq!(refused(&file("vpt_deep"), &workers), None);
+        let problem = refused(&file("gated"), &workers).expect("a problem");
+        assert!(
+            problem.starts_with("configuration 1 (")
+                && problem.contains("`gated` cannot tune `mine`, a swin backbone")
+                && problem.ends_with("as worker gpu-01 has it"),
+            "{problem}"
+        );
+        let coverage = Coverage { live: Vec::new(), unserved: Vec::new(), refused: Some(problem) };
+        let live =
+            Coverage { live: vec![Offer { worker: "w".into(), trials: 1, lacks: Vec::new() }], ..coverage };
+        assert!(sentences(&live, 1).contains("it would be refused: configuration 1"));
     }
 
     #[test]

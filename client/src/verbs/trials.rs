@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::v1::{GetRequest, GetTrialRequest, GetTrialResponse, Origin, Point, Sweep, Trial, TrialState};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cli::{Format, TrialArgs, TrialsArgs};
@@ -231,6 +232,10 @@ fn page(reply: &GetTrialResponse, with_points: bool) -> Result<String, CliError>
             text.push_str(&format!("  {name:<24}{:>10}\n", format::metric(name, *value)));
         }
     }
+    if let Some(pruning) = pruning(reply)? {
+        text.push_str("\nprompts that were pruned, and those that stay\n");
+        text.push_str(&pruning.to_text());
+    }
     if !reply.attempts.is_empty() {
         text.push('\n');
         text.push_str(&attempts(reply).to_text());
@@ -248,6 +253,44 @@ fn page(reply: &GetTrialResponse, with_points: bool) -> Result<String, CliError>
 
 fn origin(origin: &Origin) -> String {
     format!("taken over from trial {} of sweep {}", origin.trial_id, origin.sweep_id)
+}
+
+/// What a trial that prunes says of it (`Success.pruning_json` of the protocol).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Pruning {
+    first: usize,
+    tokens: Vec<Vec<f64>>,
+    kept: Vec<Vec<usize>>,
+    segments: Vec<Vec<f64>>,
+    kept_segments: Vec<Vec<usize>>,
+}
+
+/// One row for the tokens of each block, or of all, and one for the segments of each token.
+fn pruning(reply: &GetTrialResponse) -> Result<Option<Grid>, CliError> {
+    if reply.pruning_json.is_empty() {
+        return Ok(None);
+    }
+    let pruning: Pruning = serde_json::from_str(&reply.pruning_json)
+        .map_err(|source| CliError::BadReply { what: "what was pruned", source })?;
+    let columns = [Column::text("of"), Column::text("stay"), Column::text("which"), Column::text("scores")];
+    let listed = |items: Vec<String>| items.join(" ");
+    let row = |of: String, (scores, kept): (&Vec<f64>, &Vec<usize>)| {
+        vec![
+            of,
+            format!("{} of {}", kept.len(), scores.len()),
+            listed(kept.iter().map(usize::to_string).collect()),
+            listed(scores.iter().map(|score| format!("{score:.2e}")).collect()),
+        ]
+    };
+    let is_shared = pruning.tokens.len() == 1;
+    let tokens = pruning.tokens.iter().zip(&pruning.kept).enumerate().map(|(i, lists)| {
+        let of = if is_shared { "all blocks".to_owned() } else { format!("block {}", pruning.first + i) };
+        row(of, lists)
+    });
+    let segments = pruning.segments.iter().zip(&pruning.kept_segments).enumerate();
+    let segments = segments.map(|(token, lists)| row(format!("segments of {token}"), lists));
+    Ok(Some(Grid { columns: columns.into(), rows: tokens.chain(segments).collect() }))
 }
 
 fn attempts(reply: &GetTrialResponse) -> Grid {
@@ -418,6 +461,9 @@ mod tests {
             artifact: "file:///data/artifacts/3f2a9c01/17/attempt-2.safetensors".into(),
             checkpoint: String::new(),
             start: String::new(),
+            pruning_json: r#"{"first": 3, "tokens": [[0.5, 0.00012], [1, -2]], "kept": [[0], []],
+                "segments": [[1, 2, 3]], "kept_segments": [[1, 2]]}"#
+                .into(),
         };
         insta::assert_snapshot!(page(&reply, true).expect("valid"));
         let origin = Some(Origin { trial_id: 3, sweep_id: "9a1b".into() });

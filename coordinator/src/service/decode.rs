@@ -18,6 +18,7 @@ const MAX_FILE: usize = 1 << 20;
 const MAX_NAME: usize = 256;
 /// Bytes kept of a failure's message.
 const MAX_MESSAGE: usize = 8 << 10;
+const MAX_PRUNING: usize = 1 << 20;
 /// Entries of a list of a worker's call.
 const MAX_ENTRIES: usize = 10_000;
 const MAX_OVERRIDES: usize = 1_000;
@@ -128,6 +129,7 @@ pub(super) fn offer(given: v1::Capabilities) -> Result<Offer, Status> {
             sha256: optional_name("backbone.sha256", given.sha256)?,
             depth: given.depth,
             dim: given.dim,
+            family: optional_name("backbone.family", given.family)?,
         })
     };
     let task = |given: v1::Task| {
@@ -223,6 +225,7 @@ fn end(given: v1::End) -> Result<NewEnd, Status> {
         Some(How::Success(success)) => Outcome::Success {
             metrics: metrics(success.metrics)?,
             artifact: reference("success.artifact", success.artifact)?,
+            pruning_json: pruning(success.pruning_json)?,
             ran: Ran {
                 inputs: optional_name("success.inputs", success.inputs)?,
                 code: optional_name("success.code", success.code)?,
@@ -264,6 +267,19 @@ fn reference(what: &str, text: String) -> Result<Option<String>, Status> {
         return Err(Status::invalid_argument(format!("{what} is no URL of at most {MAX_MESSAGE} bytes")));
     }
     Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+/// An object is all that is asked of it: only people read what is in it.
+fn pruning(text: String) -> Result<Option<String>, Status> {
+    let is_object = || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text).is_ok();
+    if text.is_empty() {
+        Ok(None)
+    } else if text.len() > MAX_PRUNING || text.contains("\\u0000") || !is_object() {
+        let message = format!("success.pruning_json is no JSON object of at most {MAX_PRUNING} bytes");
+        Err(Status::invalid_argument(message))
+    } else {
+        Ok(Some(text))
+    }
 }
 
 fn metrics(given: HashMap<String, f64>) -> Result<BTreeMap<String, f64>, Status> {

@@ -235,6 +235,7 @@ pub(super) fn trial_details(details: TrialDetails) -> Result<v1::GetTrialRespons
         orphans: details.orphans.into_iter().map(orphan).collect::<Result<_, _>>()?,
         recipe_json: details.recipe_json,
         artifact: details.artifact.unwrap_or_default(),
+        pruning_json: details.pruning_json.unwrap_or_default(),
         checkpoint: details.checkpoint.unwrap_or_default(),
         start: details.start.unwrap_or_default(),
     })
@@ -283,6 +284,7 @@ fn capabilities(offer: Offer) -> v1::Capabilities {
         sha256: given.sha256,
         depth: given.depth,
         dim: given.dim,
+        family: given.family,
     };
     let task = |given: crate::offer::Task| v1::Task {
         name: given.name,

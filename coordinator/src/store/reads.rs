@@ -171,6 +171,8 @@ pub struct TrialDetails {
     pub recipe_json: String,
     /// Where its tuned tensors lie.
     pub artifact: Option<String>,
+    /// Scores of its pruned prompts, and which stay.
+    pub pruning_json: Option<String>,
     /// Where its next attempt goes on.
     pub checkpoint: Option<String>,
     /// What it starts from.
@@ -190,13 +192,15 @@ impl Op for GetTrial {
         let points = history::points(tx, token).await?;
         let recipe = trials::assignments(tx, &[self.trial]).await?.pop();
         let orphans = history::orphans(tx, self.trial).await?;
+        let kept = history::kept(tx, self.trial).await?;
         match (view, recipe) {
             (Some(trial), Some(recipe)) => Ok(TrialDetails {
                 trial,
                 attempts,
                 points,
                 recipe_json: recipe.recipe_json,
-                artifact: history::artifact(tx, self.trial).await?,
+                artifact: kept.artifact,
+                pruning_json: kept.pruning_json,
                 checkpoint: recipe.checkpoint,
                 start: recipe.start,
                 orphans,

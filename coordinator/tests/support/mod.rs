@@ -200,7 +200,13 @@ pub(crate) fn token(row: &AssignmentRow) -> Token {
 
 pub(crate) fn offer(methods: &[&str]) -> Offer {
     Offer {
-        backbones: vec![Backbone { name: "b".into(), sha256: "00".into(), depth: 12, dim: 384 }],
+        backbones: vec![Backbone {
+            name: "b".into(),
+            sha256: "00".into(),
+            depth: 12,
+            dim: 384,
+            family: "vit".into(),
+        }],
         tasks: vec![Task { name: "t".into(), classes: 10, splits: vec!["train".into()] }],
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
         ..Offer::default()
@@ -291,7 +297,7 @@ pub(crate) fn success(token: Token, value: f64) -> NewEnd {
         points: Vec::new(),
         checkpoint: None,
         prefix: None,
-        outcome: Outcome::Success { metrics, artifact: None, ran: Ran::default() },
+        outcome: Outcome::Success { metrics, artifact: None, pruning_json: None, ran: Ran::default() },
     }
 }
 

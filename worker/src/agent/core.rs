@@ -245,11 +245,12 @@ impl Core {
             }
             (
                 State::Running(run),
-                FromTrainer::Done { trial, attempt, metrics, artifact, inputs, code, reused },
+                FromTrainer::Done { trial, attempt, metrics, artifact, pruning, inputs, code, reused },
             ) if about(run, trial, attempt) => {
                 let success = Success {
                     metrics: metrics.into_iter().collect(),
                     artifact: artifact.unwrap_or_default(),
+                    pruning_json: pruning.unwrap_or_default(),
                     inputs,
                     code,
                     reused: reused.unwrap_or_default(),

@@ -38,6 +38,7 @@ fn done(trial: i64) -> FromTrainer {
         attempt: 1,
         metrics: [("test/top1".to_owned(), 0.75)].into(),
         artifact: None,
+        pruning: None,
         inputs: String::new(),
         code: String::new(),
         reused: None,

@@ -22,6 +22,7 @@ pub fn capabilities(home: &Home, labels: HashMap<String, String>) -> Capabilitie
         sha256: entry.sidecar.sha256,
         depth: entry.sidecar.arch.depth(),
         dim: entry.sidecar.arch.dim(),
+        family: entry.sidecar.arch.family().name().to_owned(),
     };
     let task = |entry: crate::home::TaskEntry| Task {
         name: entry.name,

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
 use sweeps::recipe::{Importance, Pruning, Scope};
 use tch::{Device, Kind, Tensor};
 
@@ -141,6 +142,17 @@ pub(super) struct Pruned {
     pub importances: Importances,
 }
 
+/// Bytes that the coordinator takes.
+const LONGEST_REPORT: usize = 1 << 20;
+
+/// `[n, m]` in rows, rounded to six digits.
+fn rows(t: &Tensor) -> Vec<Vec<f64>> {
+    let rounded = |x: f64| format!("{x:.5e}").parse().unwrap_or(x);
+    let row =
+        |i| Vec::<f64>::try_from(double(&t.get(i))).unwrap_or_default().into_iter().map(rounded).collect();
+    (0..t.size()[0]).map(row).collect()
+}
+
 const COUNTS: &str = "pruned.counts";
 const TOKENS: &str = "pruned.tokens";
 const SEGMENTS: &str = "pruned.segments";
@@ -158,6 +170,27 @@ impl Pruned {
             tensors.insert(OF_SEGMENTS.to_owned(), segments.shallow_clone());
         }
         tensors
+    }
+
+    /// In JSON, for people: `tokens` and `segments`, what they scored; `kept` and `kept_segments`, which stay; lists of a
+    /// block, or of a token. `first`: the block that the first list of tokens belongs to. Scores have six digits; what
+    /// would not go through the wire is left to the artifact.
+    pub(super) fn report(&self, first: u32) -> String {
+        let scores = &self.importances.tokens;
+        let length = *scores.size().last().unwrap_or(&0);
+        let blocks = rows(&scores.reshape([-1, length]));
+        let all: Vec<i64> = (0..length).collect();
+        let kept: Vec<&[i64]> = (0..blocks.len()).map(|block| self.kept.of(block).unwrap_or(&all)).collect();
+        let mut report = json!({"first": first, "tokens": blocks, "kept": kept});
+        let segments = self.importances.segments.as_ref().zip(self.kept.segments.as_ref());
+        if let (Some((scores, mask)), Some(fields)) = (segments, report.as_object_mut()) {
+            let stay = |row: Vec<f64>| -> Vec<usize> { (0..row.len()).filter(|&i| row[i] > 0.0).collect() };
+            let stay: Vec<Vec<usize>> = rows(mask).into_iter().map(stay).collect();
+            fields.insert("segments".to_owned(), json!(rows(scores)));
+            fields.insert("kept_segments".to_owned(), json!(stay));
+        }
+        let whole = report.to_string();
+        if whole.len() <= LONGEST_REPORT { whole } else { json!({"first": first}).to_string() }
     }
 
     /// What [`Pruned::tensors`] wrote; `None` if nothing was pruned.

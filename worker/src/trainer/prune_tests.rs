@@ -88,6 +88,22 @@ fn what_was_pruned_reads_back() {
     assert!(Pruned::read(&BTreeMap::new()).is_none());
 }
 
+#[test]
+fn a_report_names_scores_and_what_stays() {
+    let report = |scope, tokens: Vec<Vec<i64>>| {
+        let segments = Some(Tensor::from_slice(&[0f32, 1., 1., 1.]).reshape([2, 2]));
+        let pruned =
+            Pruned { kept: Kept { tokens, segments }, importances: importances(Importance::Abs, scope) };
+        serde_json::from_str::<serde_json::Value>(&pruned.report(3)).unwrap()
+    };
+    let shared = json!({"first": 3, "tokens": [[2.0, 5.0]], "kept": [[1]], "segments": [[4.0, 6.0], [2.0, 3.0]],
+        "kept_segments": [[1], [0, 1]]});
+    assert_eq!(report(Scope::Tokens, vec![vec![1]]), shared);
+    let apart = report(Scope::Global, vec![vec![], vec![0, 1]]);
+    assert_eq!((&apart["tokens"], &apart["kept"]), (&json!([[2.0, 2.0], [0.0, 3.0]]), &json!([[], [0, 1]])));
+    assert_eq!(report(Scope::Tokens, vec![])["kept"], json!([[0, 1]]));
+}
+
 /// What the golden vectors say of gradients at masks holds for p·g, which needs no masks.
 #[test]
 fn the_gradient_at_a_mask_is_the_sum_of_p_and_g() {

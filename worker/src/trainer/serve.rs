@@ -176,6 +176,7 @@ impl Agent<'_> {
             attempt,
             metrics: Metrics::new(),
             artifact: None,
+            pruning: None,
             inputs,
             code: CODE.to_owned(),
             reused: Some(reused),
@@ -189,7 +190,7 @@ impl Agent<'_> {
             Outcome::Left => return Ok(FromTrainer::Left { trial, attempt }),
             Outcome::Finished(tuned) => tuned,
         };
-        let metrics = tuned.metrics.clone();
+        let (metrics, pruning) = (tuned.metrics.clone(), tuned.pruning());
         // Not known, it is never taken over: no reason to lose it.
         let inputs = session.digest(&tuned.recipe).unwrap_or_default();
         let artifact = self.put(*tuned).map_err(|error| {
@@ -201,6 +202,7 @@ impl Agent<'_> {
             attempt,
             metrics,
             artifact: Some(artifact),
+            pruning,
             inputs,
             code: CODE.to_owned(),
             reused: None,

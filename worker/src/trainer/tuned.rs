@@ -106,6 +106,11 @@ impl Tuned {
         prune::read_kept(&self.tensors)
     }
 
+    /// Scores of its prompts and which stay, as a trial's report has them; `None`: it was not pruned.
+    pub(super) fn pruning(&self) -> Option<String> {
+        Some(Pruned::read(&self.tensors)?.report(self.recipe.method.first_block()))
+    }
+
     /// Number of classes of the head.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ pub struct Kept {
 
 impl Kept {
     /// The list that applies to prompted block `i`.
-    pub(super) fn of(&self, i: usize) -> Option<&[i64]> {
+    pub(crate) fn of(&self, i: usize) -> Option<&[i64]> {
         self.tokens
             .get(i)
             .or_else(|| self.tokens.first().filter(|_| self.tokens.len() == 1))

@@ -121,6 +121,7 @@ impl Judge {
             objective: self.objective.score(&metrics, &scores),
             metrics_json: to_json(&metrics),
             artifact: None,
+            pruning_json: None,
             digest: String::new(),
             origin: None,
         })

@@ -52,7 +52,12 @@ pub struct Report {
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    Success { metrics: BTreeMap<String, f64>, artifact: Option<String>, ran: Ran },
+    Success {
+        metrics: BTreeMap<String, f64>,
+        artifact: Option<String>,
+        pruning_json: Option<String>,
+        ran: Ran,
+    },
     Failure { class: FailureClass, message: String },
     Interruption { cause: Cause, message: String },
 }
@@ -219,14 +224,16 @@ impl Finish {
                 objective: score(tx, changes, token, &reuse::metrics(origin)?).await?,
                 metrics_json: origin.metrics_json.clone(),
                 artifact: origin.artifact.clone(),
+                pruning_json: origin.pruning_json.clone(),
                 digest: digest.clone(),
                 origin: Some(origin.trial),
             }),
-            (Outcome::Success { metrics, artifact, .. }, None) => Some(ResultInsert {
+            (Outcome::Success { metrics, artifact, pruning_json, .. }, None) => Some(ResultInsert {
                 token,
                 objective: score(tx, changes, token, metrics).await?,
                 metrics_json: metrics_json(metrics),
                 artifact: artifact.clone(),
+                pruning_json: pruning_json.clone(),
                 digest: digest.clone(),
                 origin: None,
             }),

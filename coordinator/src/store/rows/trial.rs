@@ -190,6 +190,7 @@ record! {
         attempt: i64,
         metrics_json: String,
         artifact: Option<String>,
+        pruning_json: Option<String>,
     }
 }
 

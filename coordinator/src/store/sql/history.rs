@@ -40,13 +40,13 @@ const VALUES: Sql = Sql::both(
 );
 
 const INSERT_RESULTS: Sql = Sql {
-    sqlite: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, digest, origin)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    postgres: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, digest, origin)
+    sqlite: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, pruning_json, digest, origin)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    postgres: "INSERT INTO result (trial, attempt, objective, metrics_json, artifact, pruning_json, digest, origin)
                SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::double precision[], $4::text[], $5::text[],
-                                    $6::text[], $7::bigint[])",
+                                    $6::text[], $7::text[], $8::bigint[])",
 };
-const ARTIFACT: Sql = Sql::both("SELECT artifact FROM result WHERE trial = $1");
+const KEPT: Sql = Sql::both("SELECT artifact, pruning_json FROM result WHERE trial = $1");
 
 const UPSERT_CHECKPOINTS: Sql = Sql {
     sqlite: "INSERT INTO checkpoint (trial, attempt, url)
@@ -88,7 +88,15 @@ const FORGET_CODE_ERRORS: Sql = Sql::both("DELETE FROM code_error WHERE sweep = 
 record! { struct ValueRow { value: f64 } }
 
 record! { struct EpochValueRow { epoch: i64, value: f64 } }
-record! { struct ArtifactRow { artifact: Option<String> } }
+record! {
+    /// What a trial left beside its metrics.
+    #[derive(Default)]
+    pub(in crate::store) struct KeptRow {
+        /// Where its tuned tensors lie.
+        artifact: Option<String>,
+        pruning_json: Option<String>,
+    }
+}
 
 /// A result to be written.
 #[derive(Debug)]
@@ -97,6 +105,7 @@ pub(in crate::store) struct ResultInsert {
     pub objective: Option<f64>,
     pub metrics_json: String,
     pub artifact: Option<String>,
+    pub pruning_json: Option<String>,
     pub digest: String,
     pub origin: Option<i64>,
 }
@@ -170,15 +179,16 @@ pub(in crate::store) async fn insert_results<T: Tx>(
 ) -> Result<(), Error> {
     let batch = Batch::of(results).int(|new| new.token.trial.0).int(|new| i64::from(new.token.attempt));
     let batch = batch.real(|new| new.objective).text(|new| new.metrics_json.as_str());
-    let batch = batch.text(|new| new.artifact.as_deref()).text(|new| new.digest.as_str());
+    let batch = batch.text(|new| new.artifact.as_deref()).text(|new| new.pruning_json.as_deref());
+    let batch = batch.text(|new| new.digest.as_str());
     tx.execute_all(INSERT_RESULTS, batch.int(|new| new.origin), args![]).await?;
     Ok(())
 }
 
-/// Where the tuned tensors of a trial lie.
-pub(in crate::store) async fn artifact<T: Tx>(tx: &mut T, trial: TrialId) -> Result<Option<String>, Error> {
-    let row: Option<ArtifactRow> = tx.fetch_one(ARTIFACT, args![trial.0]).await?;
-    Ok(row.and_then(|row| row.artifact))
+/// What a trial left beside its metrics; nothing, if it has no result.
+pub(in crate::store) async fn kept<T: Tx>(tx: &mut T, trial: TrialId) -> Result<KeptRow, Error> {
+    let row: Option<KeptRow> = tx.fetch_one(KEPT, args![trial.0]).await?;
+    Ok(row.unwrap_or_default())
 }
 
 /// Each takes the place of the trial's checkpoint before; of several of one trial, the last counts.

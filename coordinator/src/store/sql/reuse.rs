@@ -46,7 +46,7 @@ const REUSABLE: Sql =
 /// A result that a trial takes over, if it may.
 const ORIGIN: Sql = Sql::both(
     "SELECT u.trial AS trial, w.id AS sweep_id, r.attempt AS attempt, r.metrics_json AS metrics_json,
-            r.artifact AS artifact
+            r.artifact AS artifact, r.pruning_json AS pruning_json
        FROM trial t
        JOIN sweep s ON s.number = t.sweep AND s.reuse <> 'never'
        JOIN configuration c ON c.sweep = t.sweep AND c.number = t.config
