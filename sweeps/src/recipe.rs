@@ -23,8 +23,8 @@ pub(crate) use self::hash::hex;
 pub use self::keys::{KEYS, Key, METHODS, method_reads, methods_reading};
 pub(crate) use self::keys::{is_key, list, unknown};
 pub use self::method::{
-    AlsoTrain, CrossInsertion, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method,
-    PixelInit, Pooling, Spt, SptInit, Vpt,
+    AlsoTrain, CrossInsertion, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method, Pooling,
+    PromptInit, Spt, SptInit, Vpt,
 };
 pub(crate) use self::names::choices;
 pub use self::names::{check_name, check_task_name, known_depth, known_width};
@@ -224,6 +224,38 @@ impl Recipe {
                 "reduction",
                 format!("is {reduction}, more than the width {width} of `{backbone}`"),
             )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks all of it against what is offered under the backbone's name: a family that may be empty or unknown, then
+    /// nothing but the depth counts, blocks, and width.
+    ///
+    /// # Errors
+    /// As [`Recipe::check_family`], [`Recipe::check_depth`] and [`Recipe::check_width`].
+    pub fn check_offered(&self, family: &str, depth: u32, width: u32) -> Result<(), RecipeError> {
+        if let Some(family) = Family::from_name(family) {
+            self.check_family(family)?;
+            self.check_width(width)?;
+        }
+        self.check_depth(depth)
+    }
+
+    /// Checks what depends on the number of classes of the task.
+    ///
+    /// # Errors
+    /// Prompts of classes that are not as many as those.
+    pub fn check_classes(&self, classes: u32) -> Result<(), RecipeError> {
+        match &self.method {
+            Method::Vpt(vpt) if vpt.init.is_of_classes() && vpt.prompt_length != classes => {
+                Err(RecipeError::new(
+                    "prompt_length",
+                    format!(
+                        "is {}, but `prompt_init` makes one prompt of each class, and `{}` has {classes}: use {classes}",
+                        vpt.prompt_length, self.task
+                    ),
+                ))
+            }
             _ => Ok(()),
         }
     }

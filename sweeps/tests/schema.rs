@@ -24,6 +24,9 @@ fn file(method: &str) -> Value {
     for (key, value) in required.iter().filter(|(key, _)| recipe::method_reads(method, key)) {
         base[*key] = (*value).into();
     }
+    if method == "condense" {
+        base["pruning_ratio"] = 0.5.into();
+    }
     // A score that trials with either head have.
     json!({"version": 1, "name": "n", "objective": {"metric": "val/loss"}, "base": base})
 }
@@ -33,7 +36,7 @@ fn contexts(key: &str) -> Vec<Value> {
     match key {
         "prompt_init" => vec![json!({}), json!({"location": "prepend_pixel"})],
         "location" => vec![json!({}), json!({"prompt_length": null})],
-        "importance" | "pruning_scope" | "rewind_schedule" => {
+        "importance" | "rewind_schedule" => {
             vec![json!({"pruning_ratio": 0.5, "schedule": "constant"})]
         }
         "head_channels" | "head_lr_factor" | "aux_blocks" | "aux_weight" | "stride" | "scales"

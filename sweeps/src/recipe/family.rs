@@ -29,6 +29,12 @@ impl Family {
         }
     }
 
+    /// The family that sidecars name so.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Family> {
+        Family::ALL.into_iter().find(|family| family.name() == name)
+    }
+
     /// The methods that can tune it.
     #[must_use]
     pub fn methods(self) -> &'static [&'static str] {
@@ -43,7 +49,7 @@ impl Family {
         }
     }
 
-    /// Where `vpt_shallow` and `vpt_deep` can put prompts.
+    /// Where `vpt_shallow` and `vpt_deep` can put prompts; further channels need an embedding that is one convolution.
     #[must_use]
     pub fn locations(self) -> &'static [Location] {
         match self {
@@ -57,7 +63,8 @@ impl Family {
             ],
             // Images of Swin have one size, which a frame would change.
             Family::Swin => &[Location::Prepend],
-            Family::Resnet | Family::Convnext => &[Location::Pad],
+            Family::Resnet => &[Location::Pad, Location::Below],
+            Family::Convnext => &[Location::Pad],
         }
     }
 }
@@ -116,8 +123,21 @@ impl Recipe {
         }
         match &self.method {
             Method::Vpt(vpt) => self.check_vpt(vpt, family),
+            Method::Full { dropout, drop_path } if family != Family::Vit => {
+                let rates = [("backbone_dropout", *dropout), ("drop_path", *drop_path)];
+                rates
+                    .iter()
+                    .find(|(_, rate)| *rate > 0.0)
+                    .map_or(Ok(()), |(key, _)| self.only_vit(key, family))
+            }
             _ => Ok(()),
         }
+    }
+
+    fn only_vit(&self, key: &str, family: Family) -> Result<(), RecipeError> {
+        let message =
+            format!("can only be set for a ViT, and `{}` is a {} backbone", self.backbone, family.name());
+        Err(RecipeError::new(key, message))
     }
 
     /// Prompts have to be where the family takes them, and what only a ViT has is refused elsewhere.
@@ -130,7 +150,7 @@ impl Recipe {
                 named(&vpt.location),
                 self.backbone,
                 family.name(),
-                keys::list(&known)
+                keys::join(&known, "or")
             );
             return Err(RecipeError::new("location", message));
         }
@@ -140,6 +160,8 @@ impl Recipe {
         let deep = vpt.deep.unwrap_or_default();
         let foreign = [
             ("prompt_project", vpt.project.is_some()),
+            ("prompt_init", vpt.init.is_of_classes()),
+            ("train_prompts", !vpt.is_trained),
             ("pooling", vpt.pooling != Pooling::Original),
             ("shared", deep.shared),
             ("noexpand", deep.noexpand),
@@ -147,10 +169,7 @@ impl Recipe {
         ];
         match foreign.into_iter().find(|(_, is_set)| *is_set) {
             None => Ok(()),
-            Some((key, _)) => Err(RecipeError::new(
-                key,
-                format!("can only be set for a ViT, and `{}` is a {} backbone", self.backbone, family.name()),
-            )),
+            Some((key, _)) => self.only_vit(key, family),
         }
     }
 }
@@ -203,10 +222,17 @@ mod tests {
             Recipe::from_json(&json).map(drop).map_err(|error| error.to_string())
         };
         assert_eq!(error("resnet50", r#", "location": "pad""#), Ok(()));
+        assert_eq!(error("resnet50", r#", "location": "below", "prompt_init": "imagenet""#), Ok(()));
         assert_eq!(
             error("resnet50", ""),
-            Err("location: `prepend` is no place for prompts on `resnet50`, a resnet backbone: use `pad`"
+            Err("location: `prepend` is no place for prompts on `resnet50`, a resnet backbone: use `pad` or `below`"
                 .into())
+        );
+        assert!(error("convnext_b", r#", "location": "below""#).unwrap_err().contains("use `pad`"));
+        assert!(
+            error("swin_b", r#", "prompt_init": "class_final""#)
+                .unwrap_err()
+                .contains("only be set for a ViT")
         );
         assert!(error("swin_b", r#", "location": "pad""#).unwrap_err().contains("use `prepend`"));
         assert!(error("swin_b", r#", "pooling": "image""#).unwrap_err().contains("only be set for a ViT"));

@@ -14,6 +14,7 @@ pub const METHODS: &[&str] = &[
     "ssf",
     "vpt_shallow",
     "vpt_deep",
+    "condense",
     "e2vpt",
     "gated",
     "spt_shallow",
@@ -31,13 +32,15 @@ pub struct Key {
     pub doc: &'static str,
 }
 
-const PROMPTED: &[&str] = &["vpt_shallow", "vpt_deep", "e2vpt", "gated", "spt_shallow", "spt_deep", "cvpt"];
-const DROPPED: &[&str] = &["vpt_shallow", "vpt_deep", "e2vpt", "gated", "cvpt"];
-const INSERTED: &[&str] = &["vpt_shallow", "vpt_deep", "gated"];
+const PROMPTED: &[&str] =
+    &["vpt_shallow", "vpt_deep", "condense", "e2vpt", "gated", "spt_shallow", "spt_deep", "cvpt"];
+const DROPPED: &[&str] = &["vpt_shallow", "vpt_deep", "condense", "e2vpt", "gated", "cvpt"];
+const INSERTED: &[&str] = &["vpt_shallow", "vpt_deep", "condense", "gated"];
 const VPT: &[&str] = &["vpt_shallow", "vpt_deep"];
+const TOKENS: &[&str] = &["vpt_shallow", "vpt_deep", "condense"];
 const DEEP: &[&str] = &["vpt_deep"];
 const E2VPT: &[&str] = &["e2vpt"];
-const PRUNED: &[&str] = &["vpt_deep", "e2vpt"];
+const PRUNED: &[&str] = &["vpt_deep", "condense", "e2vpt"];
 const GATED: &[&str] = &["gated"];
 const SPT: &[&str] = &["spt_shallow", "spt_deep"];
 
@@ -62,7 +65,7 @@ pub const KEYS: &[Key] = &[
     key("insertion_depth", INSERTED, "first block (from 0) whose input receives prompts; 0"),
     key(
         "prompted_blocks",
-        DEEP,
+        &["vpt_deep", "condense"],
         "consecutive blocks with prompts of their own; null: all from insertion_depth on",
     ),
     key(
@@ -73,16 +76,18 @@ pub const KEYS: &[Key] = &[
     key("location", VPT, "of prompts: prepend, prepend_pixel, add, add_1, pad or below; prepend"),
     key(
         "prompt_init",
-        &["vpt_shallow", "vpt_deep", "spt_shallow", "spt_deep"],
-        "how prompts start: uniform, gaussian or imagenet; of spt: random, mean_pooling, max_pooling or kmeans",
+        &["vpt_shallow", "vpt_deep", "condense", "spt_shallow", "spt_deep"],
+        "how prompts start: uniform, gaussian, imagenet, class_final, class_entering or class_leaving; of spt: random, \
+         mean_pooling, max_pooling or kmeans",
     ),
+    key("train_prompts", VPT, "whether prompts are trained, or stay as they start; true"),
     key(
         "prompt_project",
         VPT,
         "width of the prompts before a linear layer to the backbone's; null: no layer",
     ),
-    key("pooling", VPT, "tokens that feed the head: original, image, prompt or image_prompt; original"),
-    key("also_train", VPT, "of the backbone: none, bias, cls or cls_reinit; none"),
+    key("pooling", TOKENS, "tokens that feed the head: original, image, prompt or image_prompt; original"),
+    key("also_train", TOKENS, "of the backbone: none, bias, cls or cls_reinit; none"),
     key("shared", DEEP, "whether all blocks get the same prompts; false"),
     key("noexpand", DEEP, "whether the slots are taken out behind the last prompted block; false"),
     key("kv_prompt_length", E2VPT, "key-value prompts per head, 0 to 10000; required"),
@@ -100,9 +105,10 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "drop_path",
-        &["spt_shallow", "spt_deep", "cvpt"],
-        "stochastic depth of the frozen blocks in training, at the last block; 0",
+        &["full", "spt_shallow", "spt_deep", "cvpt"],
+        "stochastic depth of the backbone's blocks in training, at the last block; 0",
     ),
+    key("backbone_dropout", &["full"], "dropout inside the backbone in training; 0"),
     key("mlp_layers", &["mlp_k"], "linear layers of the head, 2 to 16; required"),
     key("mlp_dropout", &["mlp_k"], "share of hidden activations dropped; 0.1"),
     key("trained_blocks", &["partial_k"], "last blocks that are trained; required"),
@@ -110,7 +116,7 @@ pub const KEYS: &[Key] = &[
     key("cls_reinit", &["cls"], "whether the class token starts anew; false"),
     key(
         "bias_lr_factor",
-        &["bias", "vpt_shallow", "vpt_deep"],
+        &["bias", "vpt_shallow", "vpt_deep", "condense"],
         "factor of the learning rate of the backbone's biases; 1",
     ),
     key("reduction", &["adapter"], "the backbone's width over the bottleneck's; 8"),
@@ -127,16 +133,12 @@ pub const KEYS: &[Key] = &[
         "share of the prompt tokens taken out in the middle of the trial, 0 to 1; 0",
     ),
     key("segment_ratio", E2VPT, "share of each token's segments taken out, 0 to 1; 0"),
-    key("importance", PRUNED, "what decides: abs, signed, taylor or leave_one_out; abs"),
-    key(
-        "pruning_scope",
-        DEEP,
-        "tokens: a token goes in all blocks; global: one ranking over all blocks (condensation); tokens",
-    ),
+    key("importance", PRUNED, "what decides: abs, signed, taylor or leave_one_out; abs, of condense taylor"),
     key(
         "rewind_schedule",
         PRUNED,
-        "{prune_at, to: init, fresh or {epoch}, epochs, lr: restart or continue}; {epochs, fresh, epochs, restart}",
+        "{prune_at, to: init, fresh or {epoch}, epochs, lr: restart or continue}; {epochs, fresh, epochs, restart}, of \
+         condense {epochs, {epoch: prune_at}, epochs, restart}",
     ),
     key("head", METHODS, "linear: a label for an image; setr_pup: one for every pixel; linear"),
     key("head_channels", METHODS, "of setr_pup: channels of its convolutions; 256"),
@@ -239,7 +241,7 @@ pub(crate) fn list(names: &[&str]) -> String {
     join(names, "and")
 }
 
-fn join(names: &[&str], last_word: &str) -> String {
+pub(super) fn join(names: &[&str], last_word: &str) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     match quoted.split_last() {
         None => "none".to_owned(),

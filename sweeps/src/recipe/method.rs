@@ -11,7 +11,11 @@ pub enum Method {
         dropout: f64,
     },
     /// Every tensor of the backbone.
-    Full,
+    Full {
+        /// Dropout inside the backbone in training.
+        dropout: f64,
+        drop_path: f64,
+    },
     /// The last `blocks` blocks, and the last norm unless told otherwise.
     PartialK {
         blocks: u32,
@@ -25,7 +29,7 @@ pub enum Method {
     Cls {
         reinit: bool,
     },
-    /// `vpt_shallow` and `vpt_deep`.
+    /// `vpt_shallow`, `vpt_deep` and `condense`.
     Vpt(Vpt),
     E2vpt(E2vpt),
     Gated {
@@ -73,7 +77,9 @@ pub struct Vpt {
     /// First block whose input is prompted.
     pub insertion_depth: u32,
     pub prompt_dropout: f64,
-    pub init: PixelInit,
+    pub init: PromptInit,
+    /// Whether prompts are trained, or stay as they start (VPT's prompt-noupdate).
+    pub is_trained: bool,
     /// Width of the prompts before one linear layer that all blocks share; `None`: the backbone's width, no layer.
     pub project: Option<u32>,
     pub pooling: Pooling,
@@ -95,6 +101,8 @@ pub struct Deep {
     pub shared: bool,
     /// The slots are taken out behind the last prompted block.
     pub noexpand: bool,
+    /// Blocks are to keep different numbers of prompts: the method `condense`.
+    pub is_condensed: bool,
 }
 
 /// Where prompts meet the image.
@@ -116,13 +124,19 @@ pub enum Location {
 
 /// How prompts start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PixelInit {
+pub enum PromptInit {
     /// U(−v, v), v = √(6 / (3p² + d)).
     Uniform,
     /// N(0, 1).
     Gaussian,
     /// U(0, 1), brought to ImageNet's mean and deviation in each forward pass.
     Imagenet,
+    /// The class token of each class, its mean over the training images, behind the last block.
+    ClassFinal,
+    /// The same as it enters the block that is prompted.
+    ClassEntering,
+    /// The same as it leaves that block.
+    ClassLeaving,
 }
 
 /// Which tokens make the head's input.
@@ -227,6 +241,14 @@ impl Location {
     }
 }
 
+impl PromptInit {
+    /// Whether there is one prompt of each class.
+    #[must_use]
+    pub fn is_of_classes(self) -> bool {
+        matches!(self, PromptInit::ClassFinal | PromptInit::ClassEntering | PromptInit::ClassLeaving)
+    }
+}
+
 impl Vpt {
     /// Prompts in front of the patches, every other setting at its default.
     #[must_use]
@@ -236,7 +258,8 @@ impl Vpt {
             prompt_length,
             insertion_depth: 0,
             prompt_dropout: 0.0,
-            init: PixelInit::Uniform,
+            init: PromptInit::Uniform,
+            is_trained: true,
             project: None,
             pooling: Pooling::Original,
             also_train: AlsoTrain::None,
@@ -265,6 +288,12 @@ impl Vpt {
 }
 
 impl Method {
+    /// First block whose input is prompted.
+    #[must_use]
+    pub fn first_block(&self) -> u32 {
+        self.range().map_or(0, |(first, _)| first)
+    }
+
     /// First prompted block and number of prompted blocks, if the settings say them.
     pub(super) fn range(&self) -> Option<(u32, Option<u32>)> {
         match self {

@@ -2,7 +2,7 @@
 
 use super::{
     AlsoTrain, CrossInsertion, Fidelity, HeadInit, Importance, KvBlocks, KvPosition, Location, Method,
-    Normalization, Optimizer, PixelInit, Pooling, Preprocessing, RewindLr, Schedule, Scope, SptInit, Warmup,
+    Normalization, Optimizer, Pooling, Preprocessing, PromptInit, RewindLr, Schedule, SptInit, Warmup,
 };
 
 pub(super) const PREPROCESSING: &[(&str, Preprocessing)] =
@@ -27,8 +27,14 @@ pub(super) const LOCATION: &[(&str, Location)] = &[
     ("pad", Location::Pad),
     ("below", Location::Below),
 ];
-pub(super) const PIXEL_INIT: &[(&str, PixelInit)] =
-    &[("uniform", PixelInit::Uniform), ("gaussian", PixelInit::Gaussian), ("imagenet", PixelInit::Imagenet)];
+pub(super) const PROMPT_INIT: &[(&str, PromptInit)] = &[
+    ("uniform", PromptInit::Uniform),
+    ("gaussian", PromptInit::Gaussian),
+    ("imagenet", PromptInit::Imagenet),
+    ("class_final", PromptInit::ClassFinal),
+    ("class_entering", PromptInit::ClassEntering),
+    ("class_leaving", PromptInit::ClassLeaving),
+];
 pub(super) const POOLING: &[(&str, Pooling)] = &[
     ("original", Pooling::Original),
     ("image", Pooling::Image),
@@ -56,7 +62,6 @@ pub(super) const IMPORTANCE: &[(&str, Importance)] = &[
     ("taylor", Importance::Taylor),
     ("leave_one_out", Importance::LeaveOneOut),
 ];
-pub(super) const SCOPE: &[(&str, Scope)] = &[("tokens", Scope::Tokens), ("global", Scope::Global)];
 pub(super) const REWIND_LR: &[(&str, RewindLr)] =
     &[("restart", RewindLr::Restart), ("continue", RewindLr::Continue)];
 pub(super) const CROSS_INSERTION: &[(&str, CrossInsertion)] = &[
@@ -84,7 +89,6 @@ pub(crate) fn choices(key: &str) -> Vec<&'static str> {
         "head_init" => names(HEAD_INIT),
         "warmup" => names(WARMUP),
         "importance" => names(IMPORTANCE),
-        "pruning_scope" => names(SCOPE),
         "rewind_lr" => names(REWIND_LR),
         "location" => names(LOCATION),
         "pooling" => names(POOLING),
@@ -93,7 +97,7 @@ pub(crate) fn choices(key: &str) -> Vec<&'static str> {
         "kv_blocks" => names(KV_BLOCKS),
         "cross_insertion" => names(CROSS_INSERTION),
         "fidelity" => names(FIDELITY),
-        "prompt_init" => [names(PIXEL_INIT), names(SPT_INIT)].concat(),
+        "prompt_init" => [names(PROMPT_INIT), names(SPT_INIT)].concat(),
         _ => Vec::new(),
     }
 }
@@ -185,7 +189,7 @@ impl Method {
         match self {
             Method::Linear => "linear",
             Method::MlpK { .. } => "mlp_k",
-            Method::Full => "full",
+            Method::Full { .. } => "full",
             Method::PartialK { .. } => "partial_k",
             Method::Bias { .. } => "bias",
             Method::Cls { .. } => "cls",
@@ -193,8 +197,11 @@ impl Method {
             Method::Sidetune => "sidetune",
             Method::Lora { .. } => "lora",
             Method::Ssf => "ssf",
-            Method::Vpt(vpt) if vpt.deep.is_none() => "vpt_shallow",
-            Method::Vpt(_) => "vpt_deep",
+            Method::Vpt(vpt) => match vpt.deep {
+                None => "vpt_shallow",
+                Some(deep) if deep.is_condensed => "condense",
+                Some(_) => "vpt_deep",
+            },
             Method::E2vpt(_) => "e2vpt",
             Method::Gated { .. } => "gated",
             Method::Spt(spt) if spt.deep => "spt_deep",

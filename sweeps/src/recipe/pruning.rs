@@ -1,6 +1,6 @@
 //! What is taken out of trained prompts, and how what is left is trained again.
 
-use super::names::{IMPORTANCE, REWIND_LR, SCOPE};
+use super::names::{IMPORTANCE, REWIND_LR};
 use super::read::{Fields, Source};
 use super::{Location, Method, RecipeError, Schedule};
 use crate::value::{Settings, Value};
@@ -14,7 +14,7 @@ pub struct Pruning {
     pub segments: f64,
     pub scope: Scope,
     pub importance: Importance,
-    /// Epochs of training before.
+    /// Epochs of training before; 0: what the trial starts from is pruned.
     pub prune_at: u32,
     pub to: Rewind,
     /// Epochs of training after.
@@ -27,7 +27,7 @@ pub struct Pruning {
 pub enum Scope {
     /// A token stays or goes in all blocks (E²VPT).
     Tokens,
-    /// Each block's tokens for themselves, in one ranking over all blocks (prompt condensation).
+    /// Each block's tokens for themselves, in one ranking over all blocks (`condense`).
     Global,
 }
 
@@ -47,7 +47,7 @@ pub enum Importance {
 /// Where the tensors of the second training start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rewind {
-    /// As the first training started.
+    /// As the first training started: at random, or from another trial's tensors.
     Init,
     /// From other random values (E²VPT's code).
     Fresh,
@@ -94,7 +94,7 @@ fn share(ratio: f64, of: u32) -> u32 {
 }
 
 /// The keys that only say how to prune.
-const MANNER: &[&str] = &["importance", "pruning_scope", "rewind_schedule"];
+const MANNER: &[&str] = &["importance", "rewind_schedule"];
 
 /// Reads the keys of pruning; `None` if none of them is there.
 pub(super) fn read(
@@ -104,6 +104,10 @@ pub(super) fn read(
     schedule: Schedule,
 ) -> Result<Option<Pruning>, RecipeError> {
     let is_given = |key: &str| top.source.get(key).is_some();
+    let is_condensed = matches!(method, Method::Vpt(vpt) if vpt.deep.is_some_and(|deep| deep.is_condensed));
+    if is_condensed && !is_given("pruning_ratio") {
+        return Err(RecipeError::new("pruning_ratio", "is required: the share of all prompts that go"));
+    }
     if !is_given("pruning_ratio") && !is_given("segment_ratio") {
         return match MANNER.iter().find(|key| is_given(key)) {
             Some(key) => {
@@ -113,21 +117,23 @@ pub(super) fn read(
         };
     }
     let ratio = |key| top.float(key, Some(0.0), "a number from 0 to 1", |x| (0.0..=1.0).contains(&x));
-    let plan = rewind(top, epochs)?;
+    let plan = rewind(top, epochs, is_condensed)?;
+    let importance = if is_condensed { Importance::Taylor } else { Importance::Abs };
     let pruning = Pruning {
         tokens: ratio("pruning_ratio")?,
         segments: ratio("segment_ratio")?,
-        scope: top.choice("pruning_scope", Some(Scope::Tokens), SCOPE)?,
-        importance: top.choice("importance", Some(Importance::Abs), IMPORTANCE)?,
+        scope: if is_condensed { Scope::Global } else { Scope::Tokens },
+        importance: top.choice("importance", Some(importance), IMPORTANCE)?,
         ..plan
     };
     check_amount(&pruning, method)?;
+    check_start(&pruning, method)?;
     check_time(&pruning, epochs, schedule)?;
     Ok(Some(pruning))
 }
 
-/// `rewind_schedule`; what it does not say is the default.
-fn rewind(top: &Fields<'_>, epochs: u32) -> Result<Pruning, RecipeError> {
+/// `rewind_schedule`; what it does not say is the default. What condensation leaves goes on from where it is.
+fn rewind(top: &Fields<'_>, epochs: u32, is_condensed: bool) -> Result<Pruning, RecipeError> {
     let empty = Settings::new();
     let map = match top.source.get("rewind_schedule") {
         None => &empty,
@@ -141,21 +147,27 @@ fn rewind(top: &Fields<'_>, epochs: u32) -> Result<Pruning, RecipeError> {
     let layers = [map];
     let fields = Fields { scope: Some("rewind_schedule"), source: Source { layers: &layers } };
     fields.check_fields(&["prune_at", "to", "epochs", "lr"], "`rewind_schedule`")?;
+    let prune_at = fields.int("prune_at", Some(epochs), 0..=100_000)?;
+    let default = match (is_condensed, prune_at) {
+        (false, _) => Rewind::Fresh,
+        (true, 0) => Rewind::Init,
+        (true, last) => Rewind::Epoch(last),
+    };
     Ok(Pruning {
         tokens: 0.0,
         segments: 0.0,
         scope: Scope::Tokens,
         importance: Importance::Abs,
-        prune_at: fields.int("prune_at", Some(epochs), 1..=100_000)?,
-        to: to(&fields)?,
+        prune_at,
+        to: to(&fields, default)?,
         epochs: fields.int("epochs", Some(epochs), 1..=100_000)?,
         lr: fields.choice("lr", Some(RewindLr::Restart), REWIND_LR)?,
     })
 }
 
-fn to(fields: &Fields<'_>) -> Result<Rewind, RecipeError> {
+fn to(fields: &Fields<'_>, default: Rewind) -> Result<Rewind, RecipeError> {
     let Some(Value::Map(map)) = fields.source.get("to") else {
-        return fields.choice("to", Some(Rewind::Fresh), &[("init", Rewind::Init), ("fresh", Rewind::Fresh)]);
+        return fields.choice("to", Some(default), &[("init", Rewind::Init), ("fresh", Rewind::Fresh)]);
     };
     let layers = [map];
     let inner = Fields { scope: Some("rewind_schedule"), source: Source { layers: &layers } };
@@ -169,9 +181,11 @@ fn check_amount(pruning: &Pruning, method: &Method) -> Result<(), RecipeError> {
         Method::Vpt(vpt) => {
             let is_plain = vpt.location == Location::Prepend
                 && vpt.project.is_none()
+                && vpt.is_trained
                 && vpt.deep.is_some_and(|deep| !deep.shared);
             if !is_plain {
-                let message = "prunes prompt tokens of their own in each block: leave `location`, `project` and `shared` out";
+                let message = "prunes trained prompt tokens of each block: leave `location`, `prompt_project`, `shared` and \
+                               `train_prompts` out";
                 return Err(RecipeError::new("pruning_ratio", message));
             }
             (vpt.prompt_length, None)
@@ -179,12 +193,6 @@ fn check_amount(pruning: &Pruning, method: &Method) -> Result<(), RecipeError> {
         _ => return Ok(()), // the table of keys lets no other method read them
     };
     let refused = |key: &str, message: String| Err(RecipeError::new(key, message));
-    if pruning.scope == Scope::Global && segments.is_some() {
-        return refused(
-            "pruning_scope",
-            "`global` is for `vpt_deep`: e2vpt has one mask for all blocks".to_owned(),
-        );
-    }
     // Of L blocks with P tokens each, as of one, a share of less than one leaves at least one.
     if pruning.tokens_to_go(length, 1) >= length {
         return refused("pruning_ratio", format!("leaves none of the {length} tokens: use less than 1"));
@@ -192,6 +200,18 @@ fn check_amount(pruning: &Pruning, method: &Method) -> Result<(), RecipeError> {
     match segments {
         Some(segments) if pruning.segments_to_go(segments) >= segments => {
             refused("segment_ratio", format!("leaves none of the {segments} segments: use less than 1"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prompts that are the classes' have no other start.
+fn check_start(pruning: &Pruning, method: &Method) -> Result<(), RecipeError> {
+    match method {
+        Method::Vpt(vpt) if vpt.init.is_of_classes() && pruning.to == Rewind::Fresh => {
+            let message =
+                "`fresh` draws prompts at random, but `prompt_init` makes them of the classes: use `init`";
+            Err(RecipeError::within("rewind_schedule", "to", message.to_owned()))
         }
         _ => Ok(()),
     }

@@ -20,6 +20,7 @@ fn refused(extra: &str, message: &str) {
 
 const E2VPT: &str = r#""method": "e2vpt", "kv_prompt_length": 5"#;
 const DEEP: &str = r#""method": "vpt_deep""#;
+const CONDENSE: &str = r#""method": "condense""#;
 
 #[test]
 fn nothing_is_pruned_unless_asked_and_defaults_are_the_papers() {
@@ -62,7 +63,7 @@ fn recipes_that_prune_read_back() {
     for extra in [
         format!(r#"{E2VPT}, "pruning_ratio": 0.3, "segment_ratio": 0.25, "importance": "signed""#),
         format!(
-            r#"{DEEP}, "pruning_ratio": 0.7, "pruning_scope": "global", "importance": "taylor",
+            r#"{CONDENSE}, "pruning_ratio": 0.7, "importance": "leave_one_out",
             "rewind_schedule": {{"prune_at": 40, "to": {{"epoch": 30}}, "epochs": 50, "lr": "continue"}}"#
         ),
         format!(r#"{DEEP}, "pruning_ratio": 0, "rewind_schedule": {{"to": "init"}}"#),
@@ -85,9 +86,41 @@ fn what_cannot_be_pruned_is_refused_with_the_mend() {
     refused(&format!(r#"{DEEP}, "segment_ratio": 0.5"#), "segment_ratio: is not read by method `vpt_deep`");
     refused(
         &format!(r#"{DEEP}, "shared": true, "pruning_ratio": 0.5"#),
-        "leave `location`, `project` and `shared` out",
+        "leave `location`, `prompt_project`, `shared` and `train_prompts` out",
+    );
+    refused(
+        &format!(r#"{DEEP}, "train_prompts": false, "pruning_ratio": 0.5"#),
+        "leave `location`, `prompt_project`, `shared` and `train_prompts` out",
+    );
+    refused(CONDENSE, "pruning_ratio: is required: the share of all prompts that go");
+    refused(&format!(r#"{CONDENSE}, "pruning_ratio": 1"#), "leaves none of the 10 tokens");
+    refused(
+        &format!(r#"{DEEP}, "prompt_init": "class_final", "pruning_ratio": 0.5"#),
+        "rewind_schedule.to: `fresh` draws prompts at random",
     );
     refused(&format!(r#"{DEEP}, "pruning_ratio": 0.5, "importance": "tailor""#), "did you mean `taylor`?");
+}
+
+#[test]
+fn condensation_ranks_all_blocks_and_what_stays_goes_on() {
+    let found =
+        pruning(&format!(r#"{CONDENSE}, "pruning_ratio": 0.7, "rewind_schedule": {{"prune_at": 40}}"#));
+    assert_eq!(
+        (found.scope, found.importance, found.to),
+        (Scope::Global, Importance::Taylor, Rewind::Epoch(40))
+    );
+    let started =
+        pruning(&format!(r#"{CONDENSE}, "pruning_ratio": 0.7, "rewind_schedule": {{"prune_at": 0}}"#));
+    assert_eq!((started.prune_at, started.to), (0, Rewind::Init));
+    let recipe = |method: &str, extra: &str| {
+        read_recipe(&format!(r#"{method}, "pruning_ratio": 0.7, "importance": "taylor"{extra}"#)).unwrap()
+    };
+    let condensed = recipe(CONDENSE, "");
+    assert_eq!(condensed.method.name(), "condense");
+    // The same keys mean other trials, so they hash apart; the defaults of each are written out.
+    assert_ne!(condensed.config_hash(), recipe(DEEP, "").config_hash());
+    let stated = r#", "rewind_schedule": {"to": {"epoch": 100}}, "prompt_dropout": 0.1"#;
+    assert_eq!(condensed.config_hash(), recipe(CONDENSE, stated).config_hash());
 }
 
 #[test]

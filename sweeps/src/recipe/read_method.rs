@@ -1,8 +1,8 @@
 //! The method of a recipe and its keys: ranges, defaults, and which settings go together.
 
 use super::method::{
-    AlsoTrain, CrossInsertion, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method,
-    PixelInit, Pooling, Spt, SptInit, Vpt,
+    AlsoTrain, CrossInsertion, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method, Pooling,
+    PromptInit, Spt, SptInit, Vpt,
 };
 use super::names;
 use super::read::Fields;
@@ -17,7 +17,10 @@ pub(super) fn read_method(top: &Fields<'_>, name: &str) -> Result<Method, Recipe
             layers: top.int("mlp_layers", None, 2..=16)?,
             dropout: share(top, "mlp_dropout", 0.1)?,
         },
-        "full" => Method::Full,
+        "full" => Method::Full {
+            dropout: share(top, "backbone_dropout", 0.0)?,
+            drop_path: share(top, "drop_path", 0.0)?,
+        },
         "partial_k" => Method::PartialK {
             blocks: top.int("trained_blocks", None, 1..=10_000)?,
             norm: top.bool("train_norm", true)?,
@@ -35,7 +38,8 @@ pub(super) fn read_method(top: &Fields<'_>, name: &str) -> Result<Method, Recipe
         }
         "ssf" => Method::Ssf,
         "vpt_shallow" => Method::Vpt(vpt(top, None)?),
-        "vpt_deep" => Method::Vpt(vpt(top, Some(deep(top)?))?),
+        "vpt_deep" => Method::Vpt(vpt(top, Some(deep(top, false)?))?),
+        "condense" => Method::Vpt(vpt(top, Some(deep(top, true)?))?),
         "e2vpt" => Method::E2vpt(e2vpt(top)?),
         "spt_shallow" => Method::Spt(spt(top, false)?),
         "spt_deep" => Method::Spt(spt(top, true)?),
@@ -84,11 +88,12 @@ fn optional(top: &Fields<'_>, field: &str, largest: u32) -> Result<Option<u32>, 
     }
 }
 
-fn deep(top: &Fields<'_>) -> Result<Deep, RecipeError> {
+fn deep(top: &Fields<'_>, is_condensed: bool) -> Result<Deep, RecipeError> {
     Ok(Deep {
         prompted_blocks: optional(top, "prompted_blocks", 10_000)?,
         shared: top.bool("shared", false)?,
         noexpand: top.bool("noexpand", false)?,
+        is_condensed,
     })
 }
 
@@ -101,7 +106,8 @@ fn vpt(top: &Fields<'_>, deep: Option<Deep>) -> Result<Vpt, RecipeError> {
         prompt_length: if has_length { prompt_length(top)? } else { 0 },
         insertion_depth: insertion_depth(top)?,
         prompt_dropout: share(top, "prompt_dropout", if deep.is_some() { 0.1 } else { 0.0 })?,
-        init: pixel_init(top, location)?,
+        init: prompt_init(top, location)?,
+        is_trained: top.bool("train_prompts", true)?,
         project: optional(top, "prompt_project", 100_000)?,
         pooling: top.choice("pooling", Some(Pooling::Original), names::POOLING)?,
         also_train,
@@ -122,16 +128,28 @@ fn vpt(top: &Fields<'_>, deep: Option<Deep>) -> Result<Vpt, RecipeError> {
     Ok(vpt)
 }
 
-fn pixel_init(top: &Fields<'_>, location: Location) -> Result<PixelInit, RecipeError> {
-    let (default, allowed): (PixelInit, &[PixelInit]) = match location {
+fn prompt_init(top: &Fields<'_>, location: Location) -> Result<PromptInit, RecipeError> {
+    let (default, allowed): (PromptInit, &[PromptInit]) = match location {
         Location::PrependPixel => {
-            (PixelInit::Uniform, &[PixelInit::Uniform, PixelInit::Gaussian, PixelInit::Imagenet])
+            (PromptInit::Uniform, &[PromptInit::Uniform, PromptInit::Gaussian, PromptInit::Imagenet])
         }
-        Location::Pad => (PixelInit::Imagenet, &[PixelInit::Imagenet, PixelInit::Gaussian]),
-        _ => (PixelInit::Uniform, &[PixelInit::Uniform]),
+        Location::Pad => (PromptInit::Imagenet, &[PromptInit::Imagenet, PromptInit::Gaussian]),
+        Location::Below => {
+            (PromptInit::Uniform, &[PromptInit::Uniform, PromptInit::Imagenet, PromptInit::Gaussian])
+        }
+        Location::Prepend => (
+            PromptInit::Uniform,
+            &[
+                PromptInit::Uniform,
+                PromptInit::ClassFinal,
+                PromptInit::ClassEntering,
+                PromptInit::ClassLeaving,
+            ],
+        ),
+        Location::Add | Location::Add1 => (PromptInit::Uniform, &[PromptInit::Uniform]),
     };
-    let choices: Vec<(&'static str, PixelInit)> =
-        names::PIXEL_INIT.iter().filter(|(_, init)| allowed.contains(init)).copied().collect();
+    let choices: Vec<(&'static str, PromptInit)> =
+        names::PROMPT_INIT.iter().filter(|(_, init)| allowed.contains(init)).copied().collect();
     top.choice("prompt_init", Some(default), &choices)
 }
 
@@ -163,7 +181,10 @@ fn check_location(top: &Fields<'_>, vpt: &Vpt) -> Result<(), RecipeError> {
         return refuse("prompt_dropout", "pixels are not dropped; leave it out");
     }
     if vpt.location == Location::Prepend {
-        return Ok(());
+        return check_prepended(vpt);
+    }
+    if !vpt.is_trained {
+        return refuse("train_prompts", "only prompts at `prepend` can stay as they are; leave it out");
     }
     if vpt.project.is_some() {
         return refuse("prompt_project", "only prompts at `prepend` are projected; leave it out");
@@ -182,6 +203,22 @@ fn check_location(top: &Fields<'_>, vpt: &Vpt) -> Result<(), RecipeError> {
         Some(Deep { noexpand: true, .. }) => {
             refuse("noexpand", "the sequence does not grow there; leave it out")
         }
+        _ => Ok(()),
+    }
+}
+
+/// What excludes each other where prompts are tokens.
+fn check_prepended(vpt: &Vpt) -> Result<(), RecipeError> {
+    if !vpt.init.is_of_classes() {
+        return Ok(());
+    }
+    let name = names::name_of(names::PROMPT_INIT, &vpt.init);
+    let refuse = |key: &str| {
+        Err(RecipeError::new(key, format!("does not go with `prompt_init: {name}`: leave one of them out")))
+    };
+    match vpt.deep {
+        _ if vpt.project.is_some() => refuse("prompt_project"),
+        Some(Deep { shared: true, .. }) => refuse("shared"),
         _ => Ok(()),
     }
 }

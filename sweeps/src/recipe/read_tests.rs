@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::{
-    AlsoTrain, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method, Optimizer, PixelInit,
+    AlsoTrain, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method, Optimizer, PromptInit,
     Recipe, Schedule, Split, Spt, Vpt, Warmup,
 };
 use super::*;
@@ -86,7 +86,7 @@ fn warmup_must_end_before_training_does() {
 fn a_key_that_the_method_does_not_read_is_refused_with_those_that_do() {
     assert_eq!(
         refused(r#", "method": "linear", "prompt_length": 5"#),
-        "prompt_length: is not read by method `linear`: `vpt_shallow`, `vpt_deep`, `e2vpt`, `gated`, `spt_shallow`, \
+        "prompt_length: is not read by method `linear`: `vpt_shallow`, `vpt_deep`, `condense`, `e2vpt`, `gated`, `spt_shallow`, \
          `spt_deep` and `cvpt` read it"
     );
     assert_eq!(
@@ -229,7 +229,7 @@ fn any_method() -> impl Strategy<Value = Method> {
     let fidelity = || prop_oneof![Just(Fidelity::Paper), Just(Fidelity::Code)];
     let baselines = prop_oneof![
         Just(Method::Linear),
-        Just(Method::Full),
+        (share(), share()).prop_map(|(dropout, drop_path)| Method::Full { dropout, drop_path }),
         Just(Method::Sidetune),
         Just(Method::Ssf),
         (2..=16_u32, share()).prop_map(|(layers, dropout)| Method::MlpK { layers, dropout }),
@@ -285,18 +285,28 @@ fn any_method() -> impl Strategy<Value = Method> {
 
 fn any_vpt() -> impl Strategy<Value = Vpt> {
     let tokens = (1..=10_000_u32, 0..9_u32, 0.0..1.0_f64, proptest::option::of(1..=999_u32), 0..4_usize);
+    let start = (any::<bool>(), 0..4_usize);
     let deep = (proptest::option::of(1..=3_u32), any::<(bool, bool, bool)>());
     let also_train = (0..4_usize, 0.1..9.0_f64);
-    let prepended = (tokens, proptest::option::of(deep), also_train).prop_map(
-        |((prompt_length, insertion_depth, prompt_dropout, project, pooling), deep, (also_train, factor))| {
+    let prepended = (tokens, proptest::option::of(deep), also_train, start).prop_map(
+        |(
+            (prompt_length, insertion_depth, prompt_dropout, project, pooling),
+            deep,
+            (also_train, factor),
+            (is_trained, init),
+        )| {
             let is_code = deep.is_some_and(|(_, (_, _, code))| code);
             let deep = deep.map(|(prompted_blocks, (shared, noexpand, _))| Deep {
                 prompted_blocks,
                 shared,
                 noexpand: noexpand && pooling != 2,
+                is_condensed: false,
             });
             let also_train = names::ALSO_TRAIN[also_train].1;
+            let is_random = project.is_some() || deep.is_some_and(|deep: Deep| deep.shared) || init == 0;
             Vpt {
+                is_trained,
+                init: if is_random { PromptInit::Uniform } else { names::PROMPT_INIT[2 + init].1 },
                 insertion_depth,
                 prompt_dropout,
                 project,
@@ -315,7 +325,7 @@ fn any_vpt() -> impl Strategy<Value = Vpt> {
         Vpt {
             location,
             prompt_length: if is_added { 0 } else { length },
-            init: if location == Location::Pad { PixelInit::Imagenet } else { PixelInit::Uniform },
+            init: if location == Location::Pad { PromptInit::Imagenet } else { PromptInit::Uniform },
             deep: (deep && is_added).then(Deep::default),
             ..Vpt::shallow(0)
         }

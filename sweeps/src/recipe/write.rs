@@ -77,7 +77,14 @@ impl Recipe {
 /// Keys that came after the first hashes were stored are written only where they are not at their default.
 fn method<'a>(method: &'a Method, out: &mut Items<'a>) {
     match method {
-        Method::Linear | Method::Full | Method::Sidetune | Method::Ssf => {}
+        Method::Linear | Method::Sidetune | Method::Ssf => {}
+        Method::Full { dropout, drop_path } => {
+            for (key, rate) in [("backbone_dropout", *dropout), ("drop_path", *drop_path)] {
+                if rate != 0.0 {
+                    out.push((key, Item::Float(rate)));
+                }
+            }
+        }
         Method::MlpK { layers, dropout } => {
             out.extend([("mlp_layers", Item::Int(*layers)), ("mlp_dropout", Item::Float(*dropout))]);
         }
@@ -130,7 +137,8 @@ fn vpt(vpt: &Vpt, out: &mut Items<'_>) {
     unless_default(vpt.location == Location::Prepend, "location", chosen(names::LOCATION, &vpt.location));
     let has_length = !matches!(vpt.location, Location::Add | Location::Add1);
     unless_default(!has_length, "prompt_length", Item::Int(vpt.prompt_length));
-    unless_default(vpt.init == default.init, "prompt_init", chosen(names::PIXEL_INIT, &vpt.init));
+    unless_default(vpt.init == default.init, "prompt_init", chosen(names::PROMPT_INIT, &vpt.init));
+    unless_default(vpt.is_trained, "train_prompts", Item::Bool(vpt.is_trained));
     unless_default(vpt.project.is_none(), "prompt_project", integer(vpt.project));
     unless_default(vpt.pooling == default.pooling, "pooling", chosen(names::POOLING, &vpt.pooling));
     let also_train = chosen(names::ALSO_TRAIN, &vpt.also_train);
@@ -200,9 +208,8 @@ fn pruning(how: &Pruning, method: &Method, out: &mut Items<'_>) {
             ]),
         ),
     ]);
-    match method {
-        Method::E2vpt(_) => out.push(("segment_ratio", Item::Float(how.segments))),
-        _ => out.push(("pruning_scope", chosen(names::SCOPE, &how.scope))),
+    if matches!(method, Method::E2vpt(_)) {
+        out.push(("segment_ratio", Item::Float(how.segments)));
     }
 }
 

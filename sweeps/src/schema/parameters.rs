@@ -36,15 +36,17 @@ pub(super) fn parameter(key: &str) -> Value {
         "segments" | "epochs" => integer(1, 100_000),
         "mlp_layers" => integer(2, 16),
         "batch_size" => integer(1, 65_536),
-        "prompt_dropout" | "mlp_dropout" | "drop_path" | "pruning_ratio" | "segment_ratio" => share(),
+        "prompt_dropout" | "mlp_dropout" | "drop_path" | "backbone_dropout" | "pruning_ratio"
+        | "segment_ratio" => share(),
         "gate_init" => json!({"type": "number", "minimum": -100, "maximum": 100}),
-        "temperature" | "shared" | "noexpand" | "kv_share" | "train_norm" | "cls_reinit" => {
+        "temperature" | "train_prompts" | "shared" | "noexpand" | "kv_share" | "train_norm"
+        | "cls_reinit" => {
             json!({"type": "boolean"})
         }
         "rewind_schedule" => {
             let epoch = required(object(json!({"epoch": integer(1, 100_000)})), &["epoch"]);
             object(json!({
-                "prune_at": integer(1, 100_000),
+                "prune_at": integer(0, 100_000),
                 "to": {"anyOf": [{"enum": ["init", "fresh"]}, epoch]},
                 "epochs": integer(1, 100_000),
                 "lr": enumeration("rewind_lr"),

@@ -261,7 +261,7 @@ impl<'de> Deserialize<'de> for Arch {
         let mut fields = Map::deserialize(deserializer)?;
         let family = fields.remove("family").unwrap_or_else(|| "vit".into());
         let fields = Value::Object(fields);
-        match Family::ALL.into_iter().find(|known| family == known.name()) {
+        match family.as_str().and_then(Family::from_name) {
             Some(Family::Vit) => vit::Arch::deserialize(fields).map(Arch::Vit),
             Some(Family::Swin) => swin::Arch::deserialize(fields).map(Arch::Swin),
             Some(Family::Resnet) => resnet::Arch::deserialize(fields).map(Arch::Resnet),

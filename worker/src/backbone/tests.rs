@@ -121,6 +121,7 @@ fn every_method_of_a_family_trains_all_that_it_holds() {
                 "vpt_deep" | "gated" | "spt_deep" | "spt_shallow" | "cvpt" => {
                     r#", "prompt_length": 2"#.into()
                 }
+                "condense" => r#", "prompt_length": 2, "pruning_ratio": 0.5"#.into(),
                 "e2vpt" => r#", "prompt_length": 2, "kv_prompt_length": 2, "segments": 4"#.into(),
                 "partial_k" => r#", "trained_blocks": 1"#.into(),
                 "mlp_k" => r#", "mlp_layers": 2"#.into(),

@@ -94,18 +94,27 @@ impl Ensemble {
         Ensemble { tuning: built.tuning, promoted: built.promoted, entry, top, optimizer, seeds }
     }
 
-    /// Sets what starts from training images, of which there are `train`. `images` gives them by index, normalised.
+    /// Sets what starts from training images, of which there are `train`. `images` gives them by index, normalised;
+    /// `labels`: their classes `[N]`, where images have one.
     pub fn prepare(
         &self,
         backbone: &Backbone,
         setup: &Setup<'_>,
         train: i64,
+        labels: Option<&Tensor>,
         images: &dyn Fn(&[i64]) -> Tensor,
     ) {
-        let Method::Spt(spt) = setup.method else { return };
-        let start = |&seed: &i64| tuning::spt::prompts(spt, backbone, setup.image_size, train, seed, images);
-        let prompts: Vec<Tensor> = self.seeds.iter().map(start).collect();
-        if let Some(prompt) = self.params().iter().find(|param| param.name == "prompt") {
+        let start = |&seed: &i64| match setup.method {
+            Method::Spt(spt) => {
+                Some(tuning::spt::prompts(spt, backbone, setup.image_size, train, seed, images))
+            }
+            Method::Vpt(vpt) if vpt.init.is_of_classes() => {
+                Some(tuning::classes::prompts(vpt, backbone, labels?, images))
+            }
+            _ => None,
+        };
+        let Some(prompts) = self.seeds.iter().map(start).collect::<Option<Vec<Tensor>>>() else { return };
+        if let Some(prompt) = self.saved().iter().find(|param| param.name == "prompt") {
             tch::no_grad(|| prompt.value.shallow_clone().copy_(&Tensor::stack(&prompts, 0)));
         }
     }
@@ -175,7 +184,8 @@ impl Ensemble {
     }
 
     fn step<'n>(&self, noise: Option<Noise<'n>>) -> Step<'n> {
-        Step { members: self.seeds.len() as i64, noise, drop_path: self.tuning.drop_path() }
+        let (dropout, drop_path) = (self.tuning.dropout(), self.tuning.drop_path());
+        Step { members: self.seeds.len() as i64, noise, dropout, drop_path }
     }
 
     /// What the blocks `taps` hand on, and what the last one does.
@@ -183,7 +193,10 @@ impl Ensemble {
         let tuning = self.tuning.as_ref();
         let (mut x, mut from) = match self.entry {
             Entry::Block(first) => (x, first),
-            Entry::Images => (backbone.embed(&tuning.images(x, step)), 0),
+            Entry::Images => {
+                let tokens = backbone.embed(&tuning.images(x, step));
+                (step.dropped(tokens, "dropout embedding"), 0)
+            }
         };
         let depth = backbone.arch().depth() as usize;
         let mut handed = Vec::with_capacity(taps.len() + 1);

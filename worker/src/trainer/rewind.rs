@@ -61,11 +61,12 @@ impl Trial<'_> {
         }
     }
 
-    /// The epoch that pruning goes back to.
+    /// The epoch that pruning goes back to; 0 is before the first.
     pub(super) fn rewinds_to(&self) -> Option<u32> {
         match self.job.recipe.pruning?.to {
+            Rewind::Init => Some(0),
             Rewind::Epoch(epoch) => Some(epoch),
-            Rewind::Init | Rewind::Fresh => None,
+            Rewind::Fresh => None,
         }
     }
 

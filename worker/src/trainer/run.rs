@@ -140,7 +140,7 @@ pub fn run_from(
 }
 
 fn prepare<'a>(job: &'a Job, start: Option<&Tuned>, session: &mut Session) -> Result<Trial<'a>, TrialError> {
-    let trial = Trial::prepare(job, start.map(|tuned| tuned.digest.as_str()), session)?;
+    let mut trial = Trial::prepare(job, start.map(|tuned| tuned.digest.as_str()), session)?;
     if let Some(tuned) = start {
         let unfit = |error: TunedError| {
             let message = format!("it cannot start from what the chosen trial tuned: {}", chain(&error));
@@ -148,6 +148,9 @@ fn prepare<'a>(job: &'a Job, start: Option<&Tuned>, session: &mut Session) -> Re
         };
         tuned.check_backbone(&trial.frozen.sha256).map_err(unfit)?;
         tuned.give_to(&trial.ensemble).map_err(unfit)?;
+    }
+    if job.recipe.pruning.is_some() {
+        trial.remember(&[0]); // what it starts from, for those too that have its beginning in common
     }
     Ok(trial)
 }

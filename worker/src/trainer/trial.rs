@@ -55,6 +55,7 @@ impl<'a> Trial<'a> {
         check(recipe, &backbone)?;
         let task = session.task(&recipe.task)?;
         check_task(recipe, &task)?;
+        recipe.check_classes(task.info.classes).map_err(TrialError::invalid)?;
         let classes = i64::from(task.info.classes);
 
         let (rule, member) = optimiser(recipe, job.seed);
@@ -73,6 +74,7 @@ impl<'a> Trial<'a> {
             device: session.device(),
         };
         let train = session.samples(recipe, &task, &recipe.split.train, &frozen)?;
+        check_images_of_classes(recipe, classes, &train)?;
         prepare_from(&train, &ensemble, &frozen, &setup, job)?;
         let eval = session.samples(recipe, &task, &recipe.split.eval, &frozen)?;
         let fingerprint = checkpoint::fingerprint(job, &frozen.identity, train.sha256());
@@ -215,7 +217,11 @@ fn prepare_from(
                 })
         }
     };
-    ensemble.prepare(&frozen.backbone, setup, train.len(), &images);
+    let labels = match train {
+        Samples::Labelled(inputs) => Some(&inputs.split.labels),
+        Samples::Mapped(_) => None,
+    };
+    ensemble.prepare(&frozen.backbone, setup, train.len(), labels, &images);
     failed.take().map_or(Ok(()), Err)
 }
 
@@ -251,6 +257,27 @@ pub(super) fn setup<'a>(
 ) -> Setup<'a> {
     let (method, head, image_size) = (&recipe.method, recipe.head_init, i64::from(recipe.image_size));
     Setup { method, head, setr: recipe.setr.as_ref(), classes, image_size, rule, members, kept }
+}
+
+/// Prompts of classes need an image of each class to be made of.
+fn check_images_of_classes(recipe: &Recipe, classes: i64, train: &Samples) -> Result<(), TrialError> {
+    let (recipe::Method::Vpt(vpt), task) = (&recipe.method, &recipe.task) else { return Ok(()) };
+    if !vpt.init.is_of_classes() {
+        return Ok(());
+    }
+    let Samples::Labelled(Inputs { split, .. }) = train else {
+        let message = "prompt_init: prompts of classes are means over the images of a class, but pixels have the classes here";
+        return Err(TrialError::invalid(message));
+    };
+    let counts: Vec<i64> =
+        Vec::try_from(split.labels.bincount(None::<&Tensor>, classes)).map_err(TrialError::invalid)?;
+    match counts.iter().position(|&count| count == 0) {
+        None => Ok(()),
+        Some(class) => Err(TrialError::invalid(format!(
+            "prompt_init: class {class} of `{task}` has no image in `{}` to make its prompt of",
+            recipe.split.train
+        ))),
+    }
 }
 
 /// Checks a recipe against the backbone that is there.

@@ -43,7 +43,7 @@ pub fn is_fusable(method: &Method) -> bool {
 /// What of the backbone a method trains.
 fn trained(method: &Method) -> Trained {
     match method {
-        Method::Full => Trained::Everything,
+        Method::Full { .. } => Trained::Everything,
         Method::PartialK { blocks, norm } => Trained::Last { blocks: *blocks, norm: *norm },
         Method::Bias { lr_factor } => Trained::Biases { lr_factor: *lr_factor },
         Method::Cls { reinit } => Trained::Cls { anew: *reinit },
@@ -82,16 +82,21 @@ fn hooks(
     kept: Option<&Kept>,
 ) -> Box<dyn Tuning> {
     match (method, backbone.arch()) {
+        (Method::Full { dropout, drop_path }, arch) => {
+            Box::new(Linear::new(arch).with_noise(*dropout, *drop_path))
+        }
         (
             Method::Linear
             | Method::MlpK { .. }
-            | Method::Full
             | Method::PartialK { .. }
             | Method::Bias { .. }
             | Method::Cls { .. },
             arch,
         ) => Box::new(Linear::new(arch)),
         (Method::Vpt(vpt), _) if vpt.location == Location::Pad => Box::new(Pad::new(vpt, image_size, init)),
+        (Method::Vpt(vpt), _) if vpt.location == Location::Below => {
+            Box::new(Below::new(vpt, backbone, image_size, init))
+        }
         (Method::Vpt(vpt), Arch::Swin(arch)) => {
             let first = vpt.insertion_depth;
             let blocks = first as usize..(first + vpt.blocks(arch.depth())) as usize;
@@ -110,8 +115,7 @@ fn hooks(
         (Method::Vpt(vpt), Arch::Vit(arch)) => match vpt.location {
             Location::PrependPixel => Box::new(Pixels::new(vpt, arch, backbone, init)),
             Location::Add | Location::Add1 => Box::new(Add::new(vpt, arch, image_size, init)),
-            Location::Below => Box::new(Below::new(vpt, arch, backbone, image_size, init)),
-            Location::Prepend | Location::Pad => Box::new(Vpt::new(vpt, arch, init, kept)),
+            Location::Prepend | Location::Pad | Location::Below => Box::new(Vpt::new(vpt, arch, init, kept)),
         },
         (Method::E2vpt(e2vpt), Arch::Vit(arch)) => Box::new(E2vpt::new(e2vpt, arch, init, kept)),
         (

@@ -2,12 +2,13 @@
 
 use sweeps::recipe::{
     AlsoTrain, CrossInsertion, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method,
-    PixelInit, Vpt,
+    PromptInit, Vpt,
 };
 use tch::{Kind, Tensor};
 
 use super::tests::{assert_close, assert_differ, deep, features, set, shallow};
 use super::*;
+use crate::backbone::Arch;
 
 fn plain() -> Tensor {
     features(&Method::Linear, |_| ())
@@ -51,7 +52,7 @@ fn cvpt(prompt_length: u32, insertion: CrossInsertion) -> Method {
 }
 
 fn at(location: Location, length: u32) -> Method {
-    let init = if location == Location::Pad { PixelInit::Imagenet } else { PixelInit::Uniform };
+    let init = if location == Location::Pad { PromptInit::Imagenet } else { PromptInit::Uniform };
     Method::Vpt(Vpt { location, init, ..Vpt::shallow(length) })
 }
 
@@ -59,7 +60,7 @@ fn at(location: Location, length: u32) -> Method {
 fn tensors_of_the_backbone_start_from_the_checkpoint() {
     let plain = plain();
     for method in [
-        Method::Full,
+        Method::Full { dropout: 0.1, drop_path: 0.1 },
         Method::PartialK { blocks: 2, norm: true },
         Method::Bias { lr_factor: 1.0 },
         Method::Cls { reinit: false },
@@ -131,6 +132,151 @@ fn pixels_are_the_tokens_that_they_are_embedded_as() {
 fn black_channels_below_are_the_plain_vit() {
     assert_close(&features(&at(Location::Below, 2), |p| set(p, "prompt", 0.0)), &plain());
     assert_differ(&features(&at(Location::Below, 2), |_| ()), &plain());
+}
+
+#[test]
+fn black_channels_below_are_the_plain_resnet() {
+    for (arch, side) in crate::backbone::tiny::families() {
+        let Arch::Resnet(resnet) = &arch else { continue };
+        let stem = i64::from(resnet.stem);
+        let backbone = crate::backbone::tiny::backbone(arch.clone(), Kind::Double);
+        let (images, _) = crate::backbone::tiny::batch(side, 3, 2, Kind::Double);
+        let through = |backbone: &Backbone, images: &Tensor, tuning: &dyn Tuning| {
+            let depth = backbone.arch().depth() as usize;
+            backbone.pool(&backbone.blocks(backbone.embed(images), 0..depth, tuning, Step::evaluation(1)))
+        };
+        let plain = through(&backbone, &images, &Linear::new(&arch));
+        for init in [PromptInit::Imagenet, PromptInit::Gaussian] {
+            let method = Method::Vpt(Vpt { location: Location::Below, init, ..Vpt::shallow(2) });
+            let built = build(&method, &backbone, side, &[1], None);
+            let params = built.tuning.params();
+            let count: i64 = params.iter().map(|param| param.value.numel() as i64).sum();
+            // Channels; the first convolution of 7 × 7; its norm.
+            assert_eq!(count, 2 * side * side + stem * (3 + 2) * 49 + 2 * stem);
+            let run = || {
+                let changed = backbone.with(built.tuning.weights(&backbone));
+                let seen = built.tuning.images(images.shallow_clone(), Step::evaluation(1));
+                assert_eq!(seen.size(), [3, 5, side, side]);
+                through(&changed, &seen, built.tuning.as_ref())
+            };
+            assert_differ(&run(), &plain);
+            // The grey that stands for nothing, as pixels or as it is.
+            let grey = (0.485 + 0.456 + 0.406) / 3.0;
+            set(&params, "prompt", if init == PromptInit::Imagenet { grey } else { 0.0 });
+            let off = (run() - &plain).abs().max().double_value(&[]);
+            assert!(off < 1e-6, "off by {off}"); // the means are float32
+        }
+    }
+}
+
+#[test]
+fn prompts_that_are_not_trained_are_the_same_prompts() {
+    let frozen = Method::Vpt(Vpt { is_trained: false, project: Some(5), ..Vpt::shallow(3) });
+    let trained = Method::Vpt(Vpt { project: Some(5), ..Vpt::shallow(3) });
+    assert_close(&features(&frozen, |_| ()), &features(&trained, |_| ()));
+    let vit = crate::backbone::tiny::backbone(crate::backbone::tiny::arch(), Kind::Double);
+    let built = build(&frozen, &vit, 12, &[1], None);
+    assert!(built.tuning.params().is_empty());
+    let saved: Vec<String> = built.tuning.buffers().into_iter().map(|param| param.name).collect();
+    assert_eq!(saved, ["prompt", "prompt_proj.weight", "prompt_proj.bias"]);
+    assert!(built.tuning.buffers().iter().all(|param| !param.value.requires_grad()));
+}
+
+#[test]
+fn prompts_of_classes_are_their_mean_class_tokens() {
+    let vit = crate::backbone::tiny::backbone(crate::backbone::tiny::arch(), Kind::Double);
+    let (images, _) = crate::backbone::tiny::batch(12, 20, 2, Kind::Double);
+    let labels = Tensor::from_slice(&[0i64, 1, 1, 0, 1].repeat(4));
+    let plain = Linear::new(vit.arch());
+    // The class tokens behind `blocks` blocks, of the images of a class.
+    let mean = |blocks: usize, class: i64| {
+        let x = vit.blocks(vit.embed(&images), 0..blocks, &plain, Step::evaluation(1));
+        let mine = labels.eq(class).nonzero().squeeze_dim(1);
+        x.select(1, 0).index_select(0, &mine).mean_dim(0, false, None)
+    };
+    for (init, behind) in [
+        (PromptInit::ClassFinal, [4, 4, 4]),
+        (PromptInit::ClassEntering, [1, 2, 3]),
+        (PromptInit::ClassLeaving, [2, 3, 4]),
+    ] {
+        let method = Vpt { init, insertion_depth: 1, ..Vpt::deep(2) };
+        let of = |index: &[i64]| images.index_select(0, &Tensor::from_slice(index));
+        let prompts = classes::prompts(&method, &vit, &labels, of);
+        assert_eq!(prompts.size(), [3, 2, 12]);
+        for (block, behind) in behind.into_iter().enumerate() {
+            for class in 0..2 {
+                assert_close(&prompts.get(block as i64).get(class), &mean(behind, class));
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_inside_the_backbone_is_for_training() {
+    let with = |dropout, noise: Option<Noise<'_>>| {
+        super::tests::features_for(&Method::Full { dropout, drop_path: 0.0 }, &[1], noise, |_| ())
+    };
+    let noise = |position| Some(Noise { seeds: &[1], position });
+    assert_close(&with(0.5, None), &plain());
+    assert_close(&with(0.0, noise(0)), &plain());
+    assert_differ(&with(0.5, noise(0)), &plain());
+    assert_differ(&with(0.5, noise(0)), &with(0.5, noise(1)));
+    assert_close(&with(0.5, noise(1)), &with(0.5, noise(1)));
+}
+
+/// Keeps what the MLP of a block hands on.
+#[derive(Debug, Default)]
+struct Recorder(std::cell::RefCell<Option<Tensor>>);
+
+impl Tuning for Recorder {
+    fn params(&self) -> Vec<Param> {
+        Vec::new()
+    }
+
+    fn entry(&self) -> Entry {
+        Entry::Block(0)
+    }
+
+    fn mlp(&self, h: Tensor, _at: Site<'_>) -> Tensor {
+        *self.0.borrow_mut() = Some(h.shallow_clone());
+        h
+    }
+}
+
+#[test]
+fn both_layers_of_an_mlp_and_the_embedding_are_dropped() {
+    let vit = crate::backbone::tiny::backbone(crate::backbone::tiny::arch(), Kind::Double);
+    let (images, _) = crate::backbone::tiny::batch(12, 40, 2, Kind::Double);
+    let noise = Some(Noise { seeds: &[1], position: 0 });
+    let h = |dropout| {
+        let recorder = Recorder::default();
+        let step = Step { noise, dropout, ..Step::evaluation(1) };
+        let _ = vit.blocks(vit.embed(&images), 0..1, &recorder, step);
+        recorder.0.into_inner().expect("one block ran")
+    };
+    let (whole, half) = (h(0.0), h(0.5));
+    let stays = half.ne(0.0);
+    let share = stays.to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+    assert!((share - 0.5).abs() < 0.05, "the second layer keeps {share}");
+    // If the second layer's mask were all, what stays would be twice what it was.
+    assert_differ(&half.masked_select(&stays), &(whole * 2.0).masked_select(&stays));
+
+    // All of the embedding is gone, so that one image is as another.
+    let method = Method::Full { dropout: 0.999_999_999, drop_path: 0.0 };
+    let member = [crate::trainer::Member { seed: 1, wd: 0.0, wd_head: 0.0, momentum: 0.0 }];
+    let setup = crate::trainer::Setup {
+        method: &method,
+        head: sweeps::recipe::HeadInit::Vpt,
+        classes: 2,
+        image_size: 12,
+        rule: crate::trainer::Rule::Sgd,
+        members: &member,
+        kept: None,
+    };
+    let ensemble = crate::trainer::Ensemble::new(&vit, &setup);
+    let features = ensemble.forward(&vit, images.shallow_clone(), noise).0;
+    assert_close(&features, &features.get(0).unsqueeze(0).expand_as(&features));
+    assert_differ(&ensemble.forward(&vit, images, None).0, &features);
 }
 
 #[test]

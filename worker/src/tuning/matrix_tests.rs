@@ -28,6 +28,7 @@ fn keys(name: &str, location: Option<&str>) -> String {
         "gated" | "spt_shallow" | "spt_deep" | "cvpt" => r#", "prompt_length": 2"#,
         _ if matches!(location, Some("add" | "add_1")) => "",
         "vpt_shallow" | "vpt_deep" => r#", "prompt_length": 2"#,
+        "condense" => r#", "prompt_length": 2, "pruning_ratio": 0.5"#,
         _ => "",
     };
     let place = location.map(|place| format!(r#", "location": "{place}""#)).unwrap_or_default();
@@ -175,7 +176,7 @@ fn formula(name: &str, location: Option<&str>, arch: &vit::Arch, side: i64) -> i
         ("lora", _) => 4 * l * 2 * d,
         ("ssf", _) => 2 * (2 * d + l * (2 * d + 3 * d + 2 * d + m)),
         ("vpt_shallow", Some("prepend")) | ("spt_shallow", _) => 2 * d,
-        ("vpt_deep", Some("prepend")) | ("spt_deep" | "cvpt", _) => l * 2 * d,
+        ("vpt_deep", Some("prepend")) | ("condense" | "spt_deep" | "cvpt", _) => l * 2 * d,
         ("vpt_shallow", Some("prepend_pixel")) => 3 * p * p * 2,
         ("vpt_shallow", Some("add")) => (1 + n) * d,
         ("vpt_shallow", Some("add_1")) => d,

@@ -8,6 +8,7 @@ mod adapter;
 mod add;
 mod below;
 mod build;
+pub mod classes;
 mod cvpt;
 mod e2vpt;
 mod gated;
@@ -62,13 +63,23 @@ pub struct Step<'a> {
     pub members: i64,
     /// Where dropout draws from; `None` in evaluation.
     pub noise: Option<Noise<'a>>,
+    /// Dropout behind the embedding and behind both layers of each MLP of a ViT, in training.
+    pub dropout: f64,
     /// Stochastic depth at the last block, in training; it grows linearly from 0 at the first.
     pub drop_path: f64,
 }
 
 impl Step<'_> {
     pub fn evaluation<'a>(members: i64) -> Step<'a> {
-        Step { members, noise: None, drop_path: 0.0 }
+        Step { members, noise: None, dropout: 0.0, drop_path: 0.0 }
+    }
+
+    /// Dropout inside the backbone, in training only.
+    pub(crate) fn dropped(self, x: Tensor, purpose: &str) -> Tensor {
+        match self.noise {
+            Some(noise) if self.dropout > 0.0 => noise.dropout(&x, self.dropout, purpose),
+            _ => x,
+        }
     }
 }
 
@@ -101,7 +112,12 @@ pub trait Tuning: std::fmt::Debug {
     /// Where the forward pass starts.
     fn entry(&self) -> Entry;
 
-    /// Stochastic depth of the frozen blocks in training.
+    /// Dropout inside the backbone in training.
+    fn dropout(&self) -> f64 {
+        0.0
+    }
+
+    /// Stochastic depth of the backbone's blocks in training.
     fn drop_path(&self) -> f64 {
         0.0
     }

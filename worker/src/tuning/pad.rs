@@ -1,7 +1,7 @@
 //! VPT's location `pad`: a frame of w pixels around the image. Left and right are put on first, then top and bottom, so
 //! the image becomes (S + 2w)². The grid of patches grows, and what does not fill a patch is cut off.
 
-use sweeps::recipe::{self, PixelInit, Pooling};
+use sweeps::recipe::{self, Pooling, PromptInit};
 use tch::Tensor;
 
 use super::pixels::strip;
@@ -28,7 +28,7 @@ impl Pad {
         Pad {
             top_bottom: Param::new("prompt.tb", frame(&[1, 3, both, side + both])),
             left_right: Param::new("prompt.lr", frame(&[1, 3, side, both])),
-            is_normalised: method.init == PixelInit::Imagenet,
+            is_normalised: method.init == PromptInit::Imagenet,
             pooling: method.pooling,
         }
     }

@@ -1,7 +1,7 @@
 //! VPT's location `prepend_pixel`: a strip of pixels goes through the frozen patch embedding, which makes P tokens of it.
 //! They get no position embedding and are inserted behind CLS before block 0.
 
-use sweeps::recipe::{self, PixelInit, Pooling};
+use sweeps::recipe::{self, Pooling, PromptInit};
 use tch::Tensor;
 
 use super::vpt::pooled;
@@ -27,7 +27,7 @@ impl Pixels {
         let shape = [1, 3, p, p * i64::from(method.prompt_length)];
         Pixels {
             prompt: Param::new("prompt", strip(method.init, arch.patch_size, arch.dim, init, &shape)),
-            is_normalised: method.init == PixelInit::Imagenet,
+            is_normalised: method.init == PromptInit::Imagenet,
             patch: (
                 backbone.tensor("patch_embed.proj.weight").shallow_clone(),
                 backbone.tensor("patch_embed.proj.bias").shallow_clone(),
@@ -38,11 +38,11 @@ impl Pixels {
 }
 
 /// Pixels that start as `how` says, on a backbone with patches of side `patch` and tokens of `width`.
-pub(super) fn strip(how: PixelInit, patch: u32, width: u32, init: &Init<'_>, shape: &[i64]) -> Tensor {
+pub(super) fn strip(how: PromptInit, patch: u32, width: u32, init: &Init<'_>, shape: &[i64]) -> Tensor {
     match how {
-        PixelInit::Uniform => init.prompt(patch, i64::from(width), shape),
-        PixelInit::Gaussian => init.normal("prompt", 1.0, shape),
-        PixelInit::Imagenet => init.uniform("prompt", (0.0, 1.0), shape),
+        PromptInit::Gaussian => init.normal("prompt", 1.0, shape),
+        PromptInit::Imagenet => init.uniform("prompt", (0.0, 1.0), shape),
+        _ => init.prompt(patch, i64::from(width), shape),
     }
 }
 

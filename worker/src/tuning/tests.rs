@@ -28,7 +28,7 @@ pub(super) fn features_for(
 pub(super) fn run(vit: &Backbone, built: &Built, members: i64, noise: Option<Noise<'_>>) -> Tensor {
     let (images, _) = tiny::batch(12, 3, 2, Kind::Double);
     let tuning = built.tuning.as_ref();
-    let step = Step { members, noise, drop_path: tuning.drop_path() };
+    let step = Step { members, noise, dropout: tuning.dropout(), drop_path: tuning.drop_path() };
     let mut weights = tuning.weights(vit);
     weights.extend(built.promoted.iter().map(|param| (param.name.clone(), param.value.get(0))));
     let vit = vit.with(weights);

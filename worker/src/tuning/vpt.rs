@@ -31,6 +31,8 @@ pub(super) struct Vpt {
     overwrites: bool,
     pooling: Pooling,
     drop_path: f64,
+    /// Whether what starts at random is trained.
+    is_trained: bool,
 }
 
 impl Vpt {
@@ -48,15 +50,18 @@ impl Vpt {
         } else {
             vec![stored.iter().sum(), width]
         };
+        let param = |name: &str, value: Tensor| {
+            if method.is_trained { Param::new(name, value) } else { Param::constant(name, value) }
+        };
         // Kaiming normal, fan out: N(0, 2/D); the bias as torch's linear layers start.
         let bound = (width as f64).sqrt().recip();
         let projection = method.project.map(|_| {
             let weight = init.normal("prompt_proj.weight", (2.0 / dim as f64).sqrt(), &[dim, width]);
             let bias = init.uniform("prompt_proj.bias", (-bound, bound), &[dim]);
-            (Param::new("prompt_proj.weight", weight), Param::new("prompt_proj.bias", bias))
+            (param("prompt_proj.weight", weight), param("prompt_proj.bias", bias))
         });
         Vpt {
-            prompt: Param::new("prompt", init.prompt(arch.patch_size, width, &shape)),
+            prompt: param("prompt", init.prompt(arch.patch_size, width, &shape)),
             projection,
             lengths,
             first: method.insertion_depth as usize,
@@ -68,6 +73,7 @@ impl Vpt {
                 && method.insertion_depth > 0,
             pooling: method.pooling,
             drop_path: 0.0,
+            is_trained: method.is_trained,
         }
     }
 
@@ -113,6 +119,11 @@ impl Vpt {
         }
     }
 
+    fn tensors(&self) -> Vec<Param> {
+        let projection = self.projection.iter().flat_map(|(weight, bias)| [weight, bias]);
+        std::iter::once(&self.prompt).chain(projection).map(Param::share).collect()
+    }
+
     /// Slots behind the last block.
     fn slots(&self, depth: usize) -> i64 {
         let is_gone = self.is_removed && self.first + self.lengths.len() < depth;
@@ -122,8 +133,11 @@ impl Vpt {
 
 impl Tuning for Vpt {
     fn params(&self) -> Vec<Param> {
-        let projection = self.projection.iter().flat_map(|(weight, bias)| [weight, bias]);
-        std::iter::once(&self.prompt).chain(projection).map(Param::share).collect()
+        if self.is_trained { self.tensors() } else { Vec::new() }
+    }
+
+    fn buffers(&self) -> Vec<Param> {
+        if self.is_trained { Vec::new() } else { self.tensors() }
     }
 
     fn entry(&self) -> Entry {

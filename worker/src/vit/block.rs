@@ -46,7 +46,7 @@ impl Block {
         };
         let attention = self.attention(&self.norm1.forward(&x), tuning, at);
         let x1 = tuning.attended(&x, &x + branch(scaled(attention, a), "attention", at), at);
-        let h = self.mlp(&tuning.mlp_input(&x1, self.norm2.forward(&x1), at));
+        let h = self.mlp(&tuning.mlp_input(&x1, self.norm2.forward(&x1), at), at);
         let x2 = &x1 + branch(scaled(tuning.mlp(h, at), z), "mlp", at);
         tuning.boundary(&x, x2, at)
     }
@@ -89,8 +89,9 @@ impl Block {
         self.proj.forward(&heads.transpose(1, 2).reshape([n, t, h * d]))
     }
 
-    fn mlp(&self, y: &Tensor) -> Tensor {
-        self.fc2.forward(&self.fc1.forward(y).gelu("none"))
+    fn mlp(&self, y: &Tensor, at: Site<'_>) -> Tensor {
+        let dropped = |x: Tensor, layer: u8| at.step.dropped(x, &format!("dropout mlp {layer} {}", at.layer));
+        dropped(self.fc2.forward(&dropped(self.fc1.forward(y).gelu("none"), 1)), 2)
     }
 }
 

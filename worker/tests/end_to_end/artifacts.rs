@@ -91,7 +91,7 @@ fn a_pruned_trial_says_what_it_kept_and_predicts_with_it() {
     for method in [
         r#""method": "e2vpt", "prompt_length": 4, "kv_prompt_length": 2, "segments": 8, "segment_ratio": 0.5, "pruning_ratio": 0.5"#,
         r#""method": "e2vpt", "prompt_length": 4, "kv_prompt_length": 2, "fidelity": "code", "pruning_ratio": 0.5"#,
-        r#""method": "vpt_deep", "prompt_length": 3, "pruning_scope": "global", "importance": "taylor", "pruning_ratio": 0.7"#,
+        r#""method": "condense", "prompt_length": 3, "pruning_ratio": 0.7"#,
     ] {
         let file = format!(
             r#"{{"backbone": "tiny", "task": "test/shades", "image_size": 32, "batch_size": 8, "lr": 0.05, "epochs": 2,
@@ -124,5 +124,30 @@ fn a_pruned_trial_says_what_it_kept_and_predicts_with_it() {
             tuned.metrics.contains_key("dense/top1") && tuned.metrics.contains_key("pruned/loss"),
             "{method}"
         );
+    }
+}
+
+#[test]
+fn rewinding_to_init_goes_back_to_the_very_values_of_the_start() {
+    let cluster = Cluster::start(&[]);
+    let prompt = |name: &str, method: &str| {
+        // Nothing moves at a rate of 0: what the trial ends with is what it started from.
+        let file = format!(
+            r#"{{"backbone": "tiny", "task": "test/shades", "image_size": 32, "batch_size": 8, "lr": 0, "epochs": 1,
+            "seed": 3, "split": {{"train": "train", "eval": "val", "test": null}}, "prompt_length": 4, {method}}}"#
+        );
+        let path = cluster.train_to(&file, name);
+        let bytes = std::fs::read(&path).expect("the artifact");
+        worker::trainer::Tuned::decode(&bytes).expect("an artifact").tensors
+    };
+    let start = prompt("start.safetensors", r#""method": "vpt_deep""#);
+    for (to, is_same) in [("init", true), ("fresh", false)] {
+        let method = format!(
+            r#""method": "vpt_deep", "importance": "taylor", "pruning_ratio": 0.5, "rewind_schedule": {{"to": "{to}"}}"#
+        );
+        let after = prompt("after.safetensors", &method);
+        let rows = start["prompt"].index_select(1, &after["pruned.tokens"]); // [n, 2, D]
+        assert_eq!(rows.size(), after["prompt"].size());
+        assert_eq!(rows.equal(&after["prompt"]), is_same, "{to}");
     }
 }

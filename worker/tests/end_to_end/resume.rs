@@ -16,7 +16,7 @@ const RECIPES: [&str; 6] = [
     r#""method": "gated", "prompt_length": 2, "optimizer": "adamw", "wd": 0.1"#,
     r#""method": "e2vpt", "prompt_length": 4, "kv_prompt_length": 2, "segments": 8, "pruning_ratio": 0.5, "segment_ratio": 0.25,
         "schedule": "constant", "rewind_schedule": {"prune_at": 2, "epochs": 2}"#,
-    r#""method": "vpt_deep", "prompt_length": 3, "pruning_ratio": 0.5, "pruning_scope": "global", "importance": "taylor",
+    r#""method": "condense", "prompt_length": 3, "pruning_ratio": 0.5,
         "schedule": "constant", "rewind_schedule": {"prune_at": 2, "to": {"epoch": 1}, "epochs": 2, "lr": "continue"}"#,
     r#""method": "e2vpt", "prompt_length": 2, "kv_prompt_length": 1, "segments": 2, "pruning_ratio": 0.5, "fidelity": "code",
         "importance": "leave_one_out", "schedule": "constant", "rewind_schedule": {"to": "init", "epochs": 1}"#,

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 use sweeps::recipe::{
-    AlsoTrain, CrossInsertion, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method,
-    PixelInit, Pooling, Spt, SptInit, Vpt,
+    AlsoTrain, CrossInsertion, Cvpt, Deep, E2vpt, Fidelity, KvBlocks, KvPosition, Location, Method, Pooling,
+    PromptInit, Spt, SptInit, Vpt,
 };
 use tch::{Kind, Tensor};
 use worker::tuning::Kept;
@@ -25,7 +25,7 @@ pub(crate) fn method(case: &Case, params: &Tensors) -> Result<Method, String> {
             layers: number("hidden_layers").ok_or("case.json: no hidden_layers")? + 1,
             dropout: 0.0,
         },
-        "full" => Method::Full,
+        "full" => Method::Full { dropout: 0.0, drop_path: 0.0 },
         "partial" => Method::PartialK {
             blocks: number("k").ok_or("case.json: no k")?,
             norm: params.keys().any(|name| name.starts_with("norm.") || name.starts_with("fc_norm.")),
@@ -40,7 +40,7 @@ pub(crate) fn method(case: &Case, params: &Tensors) -> Result<Method, String> {
         "vpt" | "vpt_swin" => Method::Vpt(vpt(case, config)?),
         "vpt_resnet_pad" | "vpt_convnext_pad" => {
             let length = number("pad_width").ok_or("case.json: no pad_width")?;
-            Method::Vpt(Vpt { location: Location::Pad, init: PixelInit::Imagenet, ..Vpt::shallow(length) })
+            Method::Vpt(Vpt { location: Location::Pad, init: PromptInit::Imagenet, ..Vpt::shallow(length) })
         }
         "e2vpt" => Method::E2vpt(E2vpt {
             prompt_length: length()?,
@@ -94,14 +94,14 @@ pub(crate) fn method(case: &Case, params: &Tensors) -> Result<Method, String> {
 fn vpt(case: &Case, config: &Value) -> Result<Vpt, String> {
     let depth = number(&case.json["vit"], "depth").unwrap_or(0);
     let (location, init) = match config["location"].as_str().unwrap_or("prepend") {
-        "prepend" => (Location::Prepend, PixelInit::Uniform),
-        "prepend-pixel" => (Location::PrependPixel, PixelInit::Uniform),
-        "prepend-pixel-gaussian" => (Location::PrependPixel, PixelInit::Gaussian),
-        "prepend-pixel-imgnettransform" => (Location::PrependPixel, PixelInit::Imagenet),
-        "add" => (Location::Add, PixelInit::Uniform),
-        "add-1" => (Location::Add1, PixelInit::Uniform),
-        "pad" => (Location::Pad, PixelInit::Imagenet),
-        "below" => (Location::Below, PixelInit::Uniform),
+        "prepend" => (Location::Prepend, PromptInit::Uniform),
+        "prepend-pixel" => (Location::PrependPixel, PromptInit::Uniform),
+        "prepend-pixel-gaussian" => (Location::PrependPixel, PromptInit::Gaussian),
+        "prepend-pixel-imgnettransform" => (Location::PrependPixel, PromptInit::Imagenet),
+        "add" => (Location::Add, PromptInit::Uniform),
+        "add-1" => (Location::Add1, PromptInit::Uniform),
+        "pad" => (Location::Pad, PromptInit::Imagenet),
+        "below" => (Location::Below, PromptInit::Uniform),
         other => return Err(format!("location {other} is not known")),
     };
     let k = number(config, "k");
@@ -116,6 +116,7 @@ fn vpt(case: &Case, config: &Value) -> Result<Vpt, String> {
         prompted_blocks,
         shared: config["deep_shared"].as_bool() == Some(true),
         noexpand: config["noexpand"].as_bool() == Some(true),
+        is_condensed: false,
     });
     let length = ["prompt_tokens", "pad_width", "prompt_channels"].iter().find_map(|key| number(config, key));
     Ok(Vpt {
