@@ -4,7 +4,7 @@ use worker::backbone::Arch;
 use worker::vit::{self, Pool, PositionResize};
 
 /// ViT-B/16 at 224 pixels, as the npz of its authors.
-pub fn vit_b16() -> Arch {
+pub(crate) fn vit_b16() -> Arch {
     Arch::Vit(vit::Arch {
         dim: 768,
         depth: 12,
