@@ -1,17 +1,17 @@
 //! What trials that prune have in common: their first training, whatever they do with it.
 
-use super::{Importance, Pruning, Recipe, Rewind, RewindLr, Scope};
+use super::{Importance, Method, Pruning, Recipe, Rewind, RewindLr, Scope, Vpt};
 use crate::recipe::hex;
 use sha2::{Digest, Sha256};
 
 const TAG: &str = "promptsweep prefix 1";
 
 impl Recipe {
-    /// Stands for the training before pruning; `None` for trials that do not prune. Trials whose recipes have the same, of
+    /// Stands for the training before pruning; `None` for trials that do not prune, or have none before. Trials whose recipes have the same, of
     /// one seed, are the same to the bit up to there.
     #[must_use]
     pub fn prefix(&self) -> Option<Prefix> {
-        let how = self.pruning?;
+        let how = self.pruning.filter(|how| how.prune_at > 0)?;
         let neutral = Pruning {
             tokens: 0.0,
             segments: 0.0,
@@ -24,6 +24,10 @@ impl Recipe {
         };
         let mut recipe = Recipe { pruning: Some(neutral), ..self.clone() };
         recipe.split.test = None;
+        // What is condensed is trained as deep prompts are.
+        if let Method::Vpt(Vpt { deep: Some(deep), .. }) = &mut recipe.method {
+            deep.is_condensed = false;
+        }
         let rewind = match how.to {
             Rewind::Epoch(epoch) => Some(epoch),
             Rewind::Init | Rewind::Fresh => None,
@@ -61,12 +65,15 @@ mod tests {
         assert_eq!((base.epochs, base.rewind), (20, None));
         for same in [
             r#", "pruning_ratio": 0.25, "importance": "taylor""#,
-            r#", "pruning_ratio": 0.5, "pruning_scope": "global""#,
             r#", "pruning_ratio": 0.5, "rewind_schedule": {"to": "init", "epochs": 7}"#,
             r#", "pruning_ratio": 0.5, "split": {"test": null}"#,
         ] {
             assert_eq!(prefix(same), Some(base.clone()), "{same}");
         }
+        let condensed = r#"{"backbone": "b", "task": "t", "method": "condense", "prompt_length": 8, "lr": 1, "epochs": 20,
+            "pruning_ratio": 0.5, "rewind_schedule": {"to": "init"}}"#;
+        assert_eq!(Recipe::from_json(condensed).unwrap().prefix(), Some(base.clone()));
+        assert_eq!(prefix(r#", "pruning_ratio": 0.5, "rewind_schedule": {"prune_at": 0}"#), None);
         let back = prefix(
             r#", "pruning_ratio": 0.5, "rewind_schedule": {"to": {"epoch": 3}, "lr": "continue", "epochs": 9}"#,
         );

@@ -6,7 +6,7 @@ mod due;
 use std::time::Duration;
 
 use proto::v1::end::How;
-use proto::v1::{Assignment, End, FailureClass as Class, Lost, Point, Progress, Success, Token, Warm};
+use proto::v1::{Assignment, End, FailureClass as Class, Lost, Point, Success, Token, Warm};
 
 use super::death::{Death, failure, interruption};
 use super::facts::{Event, Order, Terms, Time};

@@ -58,8 +58,14 @@ pub enum Outcome {
         pruning_json: Option<String>,
         ran: Ran,
     },
-    Failure { class: FailureClass, message: String },
-    Interruption { cause: Cause, message: String },
+    Failure {
+        class: FailureClass,
+        message: String,
+    },
+    Interruption {
+        cause: Cause,
+        message: String,
+    },
 }
 
 /// What a result depends on besides recipe and seed.
