@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares how artifacts of pruned trials rank their tokens: Spearman's rank correlation of each pair, by seed.
+"""Compares how artifacts of pruned trials rank their tokens: Spearman's rank correlation of each pair, by method and seed.
 
     python3 bench/importances.py ARTIFACT...        # files that `worker train --artifact` or a worker wrote
 
@@ -13,7 +13,7 @@ import sys
 
 
 def read(path):
-    """The recipe's importance, the seed, and the scores of an artifact's tokens."""
+    """The recipe's method and the seed, its importance, and the scores of an artifact's tokens."""
     data = open(path, "rb").read()
     length = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8:8 + length])
@@ -21,7 +21,8 @@ def read(path):
     assert scores["dtype"] == "F64", scores
     start, end = scores["data_offsets"]
     values = struct.unpack(f"<{(end - start) // 8}d", data[8 + length + start:8 + length + end])
-    return json.loads(notes["recipe"])["importance"], int(notes["seed"]), values
+    recipe = json.loads(notes["recipe"])
+    return (recipe["method"], int(notes["seed"])), recipe["importance"], values
 
 
 def ranks(values):
@@ -37,10 +38,10 @@ def spearman(a, b):
 
 if __name__ == "__main__":
     trials = [read(path) for path in sys.argv[1:]]
-    for seed in sorted({seed for _, seed, _ in trials}):
-        own = {importance: scores for importance, s, scores in trials if s == seed}
+    for run in sorted({run for run, _, _ in trials}):
+        name, own = "{} seed {}".format(*run), {importance: scores for r, importance, scores in trials if r == run}
         for importance, scores in sorted(own.items()):
-            spread = max(map(abs, scores))
-            print(f"seed {seed}  {importance:<14} largest score {spread:.2e}  least important first {[s for s in sorted(range(len(scores)), key=scores.__getitem__)]}")
+            order = sorted(range(len(scores)), key=scores.__getitem__)
+            print(f"{name}  {importance:<14} largest score {max(map(abs, scores)):.2e}  least important first {order}")
         for a, b in itertools.combinations(sorted(own), 2):
-            print(f"seed {seed}  {a} against {b}: {spearman(own[a], own[b]):+.2f}")
+            print(f"{name}  {a} against {b}: {spearman(own[a], own[b]):+.2f}")
