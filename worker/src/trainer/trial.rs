@@ -9,7 +9,7 @@ use super::attendant::Attendant;
 use super::checkpoint::{self, CheckpointError, Position};
 use super::ensemble::{Ensemble, Setup};
 use super::error::TrialError;
-use super::inputs::Frozen;
+use super::inputs::{Frozen, Inputs};
 use super::memory;
 use super::metrics::Scores;
 use super::optim::{Member, Rule};
