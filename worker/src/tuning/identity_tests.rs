@@ -267,6 +267,7 @@ fn both_layers_of_an_mlp_and_the_embedding_are_dropped() {
     let setup = crate::trainer::Setup {
         method: &method,
         head: sweeps::recipe::HeadInit::Vpt,
+        setr: None,
         classes: 2,
         image_size: 12,
         rule: crate::trainer::Rule::Sgd,
