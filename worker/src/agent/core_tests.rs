@@ -1,5 +1,7 @@
 //! The agent's decisions, fact by fact. Every test takes all orders it expects, so that one too many fails it.
 
+use proto::v1::Progress;
+
 use super::*;
 use crate::agent::death::Status;
 

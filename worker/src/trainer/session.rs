@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use sha2::{Digest, Sha256};
 use sweeps::recipe::{Normalization, Preprocessing, Recipe, Setr};
 use tch::{Device, Kind, Tensor};
 
