@@ -217,9 +217,8 @@ pub(crate) struct TrialArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// Id of the trial
-    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
-    pub(crate) trial: i64,
+    /// Id of the trial; or a sweep whose sampler has yet to choose what to run
+    pub(crate) trial_or_sweep: String,
 }
 
 #[derive(Debug, Args)]

@@ -430,6 +430,7 @@ impl From<&Event> for EventRecord {
             EventKind::Ended => "ended",
             EventKind::Extended => "extended",
             EventKind::StageOpened => "stage_opened",
+            EventKind::Suggested => "suggested",
             EventKind::GroupFailed => "group_failed",
             EventKind::Revived => "revived",
         };

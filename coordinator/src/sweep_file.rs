@@ -1,20 +1,24 @@
 //! From a sweep file to the rows that are stored. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use sha2::{Digest, Sha256};
 use sweeps::recipe::RecipeError;
 use sweeps::stage::Opening;
-use sweeps::{Configuration, Spec, SpecErrors, Stage};
+use sweeps::study::{Studies, Study};
+use sweeps::{Configuration, Settings, Spec, SpecErrors, Stage};
 
 use crate::offer::{Need, Offer};
 use crate::score::{At, Goal, Objective};
-use crate::store::ops::{NewConfiguration, NewSweep, NewTrial, hex};
+use crate::store::ops::{NewConfiguration, NewStudies, NewStudy, NewSweep, NewTrial, hex};
 use crate::store::rows::{Checkpoints, SourceRow};
 use crate::trial::Policy;
 
 /// What a message about the file calls it: its name is not sent.
 const FILE_NAME: &str = "sweep file";
+
+/// Configurations that a file states, from which its samplers learn.
+const MAX_GIVEN: usize = 1_000;
 
 /// What is wrong with a submitted file.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +67,7 @@ pub fn expand(file: File, offers: &[(String, Offer)]) -> Result<(NewSweep, Vec<S
             Ok(new_configuration(&configuration, &spec, &groups))
         })
         .collect::<Result<_, FileError>>()?;
+    spec.samples().try_for_each(|sample| check_offered(&sample, offers))?;
     let trials = spec.trials().into_iter();
     let trials =
         trials.map(|trial| NewTrial { configuration: trial.configuration, seed: trial.seed }).collect();
@@ -88,6 +93,7 @@ fn new_sweep(
 ) -> NewSweep {
     let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let is_sharing = spec.is_sharing();
+    let studies = spec.studies.as_ref().map(|studies| new_studies(studies, &spec, &configurations));
     let objective = Objective {
         metric: spec.objective.metric,
         goal: match spec.objective.goal {
@@ -133,6 +139,7 @@ fn new_sweep(
         early_stop: spec.early_stop,
         reuse: spec.reuse,
         share_prefix: is_sharing,
+        studies,
     }
 }
 
@@ -176,6 +183,33 @@ fn new_configuration(configuration: &Configuration, spec: &Spec, groups: &Groups
         }),
         choices: groups.with(configuration),
         prefix: recipe.prefix(),
+    }
+}
+
+fn new_studies(studies: &Studies, spec: &Spec, configurations: &[NewConfiguration]) -> NewStudies {
+    let Studies { adaptive, list } = studies;
+    let settings = |new: &NewConfiguration| serde_json::from_str(&new.settings_json).unwrap_or_default();
+    let given: Vec<Settings> = configurations.iter().take(MAX_GIVEN).map(settings).collect();
+    let study = |study: &Study| {
+        let examples = adaptive.examples(study);
+        let needs: BTreeSet<Need> =
+            examples.iter().map(|child| Need::of(&child.recipe, &spec.resources)).collect();
+        let point = |(place, settings): (usize, &Settings)| {
+            let point = adaptive.find(study, settings)?;
+            Some((place, serde_json::to_string(&point).expect("finite numbers")))
+        };
+        Some(NewStudy {
+            key_json: study.key.clone(),
+            study_json: serde_json::to_string(study).expect("finite numbers"),
+            size: adaptive.trials,
+            varies: needs.len() > 1,
+            need: needs.into_iter().next()?,
+            given: given.iter().enumerate().filter_map(point).collect(),
+        })
+    };
+    NewStudies {
+        sampler_json: serde_json::to_string(adaptive).expect("finite numbers"),
+        list: list.iter().filter_map(study).collect(),
     }
 }
 

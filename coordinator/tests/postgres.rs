@@ -31,7 +31,8 @@ async fn work(store: Store, worker: WorkerId, done: Arc<AtomicUsize>) -> Vec<i64
     let mut ledger = Vec::new();
     for round in 0.. {
         let request = format!("r{round}");
-        let lease = Lease { worker: worker.clone(), request, max: 3, ttl: TTL, warm: Vec::new() };
+        let lease =
+            Lease { worker: worker.clone(), request, max: 3, ttl: TTL, warm: Vec::new(), may_ask: false };
         let tokens: Vec<_> = answered(&store, &lease).await.assignments.iter().map(token).collect();
         if tokens.is_empty() {
             break;

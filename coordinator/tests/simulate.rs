@@ -210,7 +210,7 @@ impl World {
                 store.write(register).await.map(|row| Reply::Registered(WorkerId(row.id)))
             }
             Call::Lease { request, max } => {
-                let lease = Lease { worker, request, max, ttl: TTL, warm: Vec::new() };
+                let lease = Lease { worker, request, max, ttl: TTL, warm: Vec::new(), may_ask: false };
                 let leased = store.write(lease).await;
                 leased.map(|leased| Reply::Leased(leased.assignments.iter().map(token).collect()))
             }

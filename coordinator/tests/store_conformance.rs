@@ -114,7 +114,14 @@ async fn lease_is_idempotent(env: &Env) {
     env.finish(&worker, success(token(&first[0]), 1.0)).await;
     assert_eq!(env.lease(&worker, "r", 2).await, first[1..], "what has ended is not given again");
     env.finish(&worker, success(token(&first[1]), 1.0)).await;
-    let lease = Lease { worker: worker.clone(), request: "r".to_owned(), max: 2, ttl: TTL, warm: Vec::new() };
+    let lease = Lease {
+        worker: worker.clone(),
+        request: "r".to_owned(),
+        max: 2,
+        ttl: TTL,
+        warm: Vec::new(),
+        may_ask: false,
+    };
     let leased = env.store.write(lease).await.unwrap();
     assert!(leased.is_repetition && leased.assignments.is_empty(), "and nothing is waited for");
 }
@@ -186,8 +193,14 @@ async fn a_draining_worker_gets_nothing(env: &Env) {
 
 async fn unknown_workers_are_told(env: &Env) {
     let stranger = WorkerId("nobody".to_owned());
-    let lease =
-        Lease { worker: stranger.clone(), request: "r".to_owned(), max: 1, ttl: TTL, warm: Vec::new() };
+    let lease = Lease {
+        worker: stranger.clone(),
+        request: "r".to_owned(),
+        max: 1,
+        ttl: TTL,
+        warm: Vec::new(),
+        may_ask: false,
+    };
     assert!(matches!(env.store.write(lease).await, Err(Error::NoWorker(id)) if id == "nobody"));
     let none = Finish { worker: stranger.clone(), ends: Vec::new() };
     assert!(matches!(env.store.write(none).await, Err(Error::NoWorker(_))));
@@ -773,6 +786,7 @@ async fn work(store: Store, worker: WorkerId) -> Vec<Token> {
             max: 3,
             ttl: TTL,
             warm: Vec::new(),
+            may_ask: false,
         };
         let tokens: Vec<_> = store.write(lease).await.unwrap().assignments.iter().map(token).collect();
         if tokens.is_empty() {

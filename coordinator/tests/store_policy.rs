@@ -232,7 +232,14 @@ async fn warm_trials_come_first_within_a_sweep(env: &Env) {
     let worker = WorkerId(env.store.write(register).await.unwrap().id);
     let lease = async |request: &str, task: &str| {
         let warm = vec![Warm { backbone: "b".to_owned(), task: task.to_owned() }];
-        let lease = Lease { worker: worker.clone(), request: request.to_owned(), max: 2, ttl: TTL, warm };
+        let lease = Lease {
+            worker: worker.clone(),
+            request: request.to_owned(),
+            max: 2,
+            ttl: TTL,
+            warm,
+            may_ask: false,
+        };
         let got = env.store.write(lease).await.unwrap().assignments;
         got.iter().map(|row| row.recipe_json.replace(r#","method":"linear"}"#, "")).collect::<Vec<_>>()
     };

@@ -40,7 +40,14 @@ async fn at_once<O: Op>(env: &Env, calls: Vec<O>) -> Vec<Result<O::Output, Error
 }
 
 fn lease(worker: &WorkerId, request: &str, max: u32) -> Lease {
-    Lease { worker: worker.clone(), request: request.to_owned(), max, ttl: TTL, warm: Vec::new() }
+    Lease {
+        worker: worker.clone(),
+        request: request.to_owned(),
+        max,
+        ttl: TTL,
+        warm: Vec::new(),
+        may_ask: false,
+    }
 }
 
 fn finish(worker: &WorkerId, ends: Vec<NewEnd>) -> Finish {

@@ -122,6 +122,8 @@ CREATE TABLE stage (
     -- Of a stage that chooses: from which one, and what it makes of the chosen.
     parent INTEGER,
     opening_json TEXT,
+    -- Of a first stage whose configurations are chosen while results come in: what its studies have in common.
+    sampler_json TEXT,
     PRIMARY KEY (sweep, number),
     UNIQUE (sweep, name),
     CHECK ((parent IS NULL) = (opening_json IS NULL))
@@ -158,6 +160,45 @@ CREATE TABLE member (
     FOREIGN KEY (sweep, stage, choice) REFERENCES choice (sweep, stage, number)
 );
 CREATE INDEX member_choice ON member (sweep, stage, choice, config);
+
+-- A space with a sampler of its own, which makes configurations one by one while results come in.
+CREATE TABLE study (
+    sweep INTEGER NOT NULL REFERENCES sweep (number),
+    number INTEGER NOT NULL,
+    -- What its configurations have in common.
+    key_json TEXT NOT NULL,
+    study_json TEXT NOT NULL,
+    -- How many configurations it makes in all, and how many it has made.
+    size INTEGER NOT NULL,
+    made INTEGER NOT NULL,
+    -- Trials of each.
+    seeds INTEGER NOT NULL,
+    -- What a worker must offer to run one of them, and whether others may need something else.
+    need INTEGER NOT NULL REFERENCES need (id),
+    varies INTEGER NOT NULL,
+    -- Of a strategy that goes step by step: where it stood at the last suggestion.
+    strategy_json TEXT,
+    state TEXT NOT NULL CHECK (state IN ('open', 'done', 'cancelled')),
+    PRIMARY KEY (sweep, number),
+    UNIQUE (sweep, key_json),
+    CHECK (made <= size AND (state <> 'open' OR made < size) AND (state <> 'done' OR made = size))
+);
+CREATE INDEX study_open ON study (sweep, made, number) WHERE state = 'open';
+
+-- The configurations of a study, and where they lie in its space.
+CREATE TABLE suggestion (
+    sweep INTEGER NOT NULL,
+    study INTEGER NOT NULL,
+    config INTEGER NOT NULL,
+    -- From 0, without gaps; NULL: it was not suggested, but is known all the same.
+    number INTEGER,
+    point_json TEXT NOT NULL,
+    generation INTEGER,
+    PRIMARY KEY (sweep, study, config),
+    UNIQUE (sweep, study, number),
+    FOREIGN KEY (sweep, study) REFERENCES study (sweep, number),
+    FOREIGN KEY (sweep, config) REFERENCES configuration (sweep, number)
+);
 
 CREATE TABLE trial (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -11,6 +11,7 @@ pub mod settings;
 pub mod space;
 pub mod spec;
 pub mod stage;
+pub mod study;
 pub mod value;
 mod yaml;
 

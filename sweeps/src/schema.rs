@@ -38,6 +38,8 @@ pub fn sweep_file() -> Value {
             "trials": integer(1, 1_000_000),
             "order": {"enum": ["shuffled", "as_written"]},
             "seed": natural(),
+            "startup": integer(1, 10_000),
+            "per": list(json!({"type": "string"})),
         })),
         "base": parameters(parameter),
         "axes": axes(),
@@ -111,7 +113,7 @@ pub fn sweep_file() -> Value {
     required(schema, &["version", "name"])
 }
 
-const SAMPLERS: &[&str] = &["grid", "random", "sobol"];
+const SAMPLERS: &[&str] = &["grid", "random", "sobol", "tpe", "cma_es"];
 
 fn stage() -> Value {
     let split = |test: Value| json!({"train": name(), "eval": name(), "test": test});

@@ -20,6 +20,7 @@ pub use self::opened::Opened;
 use crate::recipe::{Recipe, RecipeError, hex};
 use crate::spec::{Order, Spec};
 use crate::stage::{self, BLOCK};
+use crate::study::Studies;
 use crate::value::{self, Settings, Value};
 
 /// One setting of the axes: a trial without its seed.
@@ -67,6 +68,9 @@ pub struct StagePlan {
     pub from: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub groups: Option<u64>,
+    /// Of a stage whose configurations a sampler chooses while results come in: how many samplers there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub studies: Option<u64>,
     /// Of all trials. What a stage that chooses will run is counted as if the first configuration were chosen everywhere.
     pub epochs: u64,
     /// Of these, what is not trained because trials that prune share the training before it.
@@ -91,8 +95,14 @@ pub(crate) struct Space {
     pub(crate) blocks: Vec<Block>,
     pub(crate) exclude: Vec<Layer>,
     pub(crate) include: Vec<Layer>,
-    /// The configurations in the order of the file: all resolve, and no two are the same.
+    /// What tells studies apart, if the sampler chooses while results come in.
+    pub(crate) per: Option<Vec<String>>,
+    pub(crate) studies: Option<Studies>,
+    /// The configurations in the order of the file: all resolve, and no two are the same. Those of studies are not among
+    /// them.
     pub(crate) points: Vec<Point>,
+    /// Some of those that studies may choose, for all checks that need examples.
+    pub(crate) samples: Vec<Point>,
     pub(crate) facts: Facts,
 }
 
@@ -134,25 +144,33 @@ impl Configuration {
 }
 
 impl Spec {
-    /// The number of configurations of the first stage.
+    /// The number of configurations of the first stage, those included that a sampler has yet to choose.
     #[must_use]
     pub fn configuration_count(&self) -> usize {
-        self.space.points.len()
+        let of_studies = |studies: &Studies| studies.list.len() * studies.adaptive.trials as usize;
+        self.space.points.len() + self.studies.as_ref().map_or(0, of_studies)
     }
 
-    /// The configurations of the first stage in the order of the file, made one by one.
+    /// The configurations of the first stage that are known from the start, in the order of the file, made one by one.
     pub fn configurations(&self) -> impl ExactSizeIterator<Item = Configuration> + '_ {
         let name = &self.stages[0].name;
         (0..self.space.points.len()).map(move |index| self.space.configuration(index, name))
     }
 
+    /// Examples of the configurations that a sampler may choose while results come in.
+    pub fn samples(&self) -> impl ExactSizeIterator<Item = Configuration> + '_ {
+        let name = &self.stages[0].name;
+        let first = self.space.points.len();
+        (first..first + self.space.samples.len()).map(move |index| self.space.configuration(index, name))
+    }
+
     /// The number of trials of the first stage: configurations × seeds.
     #[must_use]
     pub fn trial_count(&self) -> usize {
-        self.space.points.len() * self.seeds.len()
+        self.configuration_count() * self.seeds.len()
     }
 
-    /// The trials of the first stage in the order to run them. The same file gives the same order.
+    /// The trials of the first stage that are known from the start, in the order to run them. The same file gives the same order.
     #[must_use]
     pub fn trials(&self) -> Vec<TrialRef> {
         let seeds =
@@ -175,28 +193,32 @@ impl Spec {
     fn plan_stage(&self, index: usize) -> StagePlan {
         let stage = &self.stages[index];
         let mut counts = vec![0; self.space.blocks.len()];
-        match &stage.from {
-            None => {
+        let mut count_key = |key: &str, configurations: u64| {
+            let key: Settings = serde_json::from_str(key).unwrap_or_default();
+            let Some(Value::String(name)) = key.get(BLOCK) else { return };
+            let block = self.space.blocks.iter().position(|block| block.name.as_deref() == Some(name));
+            if let Some(block) = block {
+                counts[block] += configurations;
+            }
+        };
+        let knows_blocks = match (&stage.from, &self.studies) {
+            (Some(from), _) => {
+                from.groups.iter().for_each(|group| count_key(&group.key, group.configurations));
+                from.opening.per.iter().any(|key| key == BLOCK)
+            }
+            (None, Some(Studies { adaptive, list })) => {
+                list.iter().for_each(|study| count_key(&study.key, adaptive.trials.into()));
+                adaptive.per.iter().any(|key| key == BLOCK)
+            }
+            (None, None) => {
                 for point in &self.space.points {
                     if let Point::Grid { block, .. } | Point::Drawn { block, .. } = point {
                         counts[*block as usize] += 1;
                     }
                 }
+                true
             }
-            Some(from) => {
-                for group in &from.groups {
-                    let key: Settings = serde_json::from_str(&group.key).unwrap_or_default();
-                    let Some(Value::String(name)) = key.get(BLOCK) else { continue };
-                    let block =
-                        self.space.blocks.iter().position(|block| block.name.as_deref() == Some(name));
-                    if let Some(block) = block {
-                        counts[block] += group.configurations;
-                    }
-                }
-            }
-        }
-        let knows_blocks =
-            stage.from.as_ref().is_none_or(|from| from.opening.per.iter().any(|key| key == BLOCK));
+        };
         let blocks = self.space.blocks.iter().zip(counts).filter(|_| knows_blocks);
         let configurations = stage.configurations(self.configuration_count() as u64);
         let epochs = self.epochs(index);
@@ -209,14 +231,25 @@ impl Spec {
             groups: stage.from.as_ref().map(|from| from.groups.len() as u64),
             epochs: epochs.all,
             shared_epochs: epochs.shared,
+            studies: self
+                .studies
+                .as_ref()
+                .filter(|_| stage.from.is_none())
+                .map(|studies| studies.list.len() as u64),
         }
     }
 }
 
 impl Space {
-    /// The block of a configuration, and what its axes set.
+    /// The number of configurations that are known from the start, and of examples of those that are not.
+    pub(crate) fn example_count(&self) -> usize {
+        self.points.len() + self.samples.len()
+    }
+
+    /// The block of a configuration or of an example, and what its axes set.
     fn point(&self, index: usize) -> (Option<&Block>, Settings) {
-        match &self.points[index] {
+        let point = self.points.get(index).or_else(|| self.samples.get(index - self.points.len()));
+        match point.expect("the index of a point or of a sample") {
             Point::Grid { block, index } => {
                 let block = &self.blocks[*block as usize];
                 (Some(block), block.point(*index))

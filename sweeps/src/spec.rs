@@ -8,6 +8,7 @@ mod fields;
 mod metrics;
 mod overrides;
 mod plan_stages;
+mod search;
 mod sections;
 mod stages;
 
@@ -23,6 +24,7 @@ pub use self::sections::KEYS as FILE_KEYS;
 use crate::FailureClass;
 use crate::space::Space;
 use crate::stage::Stage;
+use crate::study::{Algorithm, Studies};
 
 /// The largest number of trials that one file may ask for, counted before anything is expanded.
 pub const MAX_TRIALS: u64 = 1_000_000;
@@ -39,6 +41,8 @@ pub struct Spec {
     /// Metrics that tables show besides the objective; never used to choose.
     pub report: Vec<String>,
     pub search: Search,
+    /// Of a sampler that chooses while results come in.
+    pub studies: Option<Studies>,
     /// Replicates: every configuration of the first stage is run once with each of them.
     pub seeds: Vec<i64>,
     /// In the order of the file, the first running its axes; never empty.
@@ -116,6 +120,12 @@ pub enum Sampler {
     /// This many configurations, spread evenly by a scrambled Sobol sequence.
     Sobol {
         configurations: u32,
+    },
+    /// This many configurations of each study, chosen while results come in; the first few without any.
+    Adaptive {
+        algorithm: Algorithm,
+        configurations: u32,
+        startup: u32,
     },
 }
 

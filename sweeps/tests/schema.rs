@@ -253,6 +253,9 @@ fn except(name: &str) -> bool {
         // A sampler needs its number of trials, and a grid has none.
         "search.trials",
         "search.sampler",
+        "search.startup",
+        // Names that must be axes.
+        "search.per",
         // No time at all, or less than a second.
         "limits.trial_timeout: \"0",
         "checkpoint.every: \"0",

@@ -31,7 +31,32 @@ const FILES: &[(&str, &str)] = &[
         "resources",
         "resources: {gpu_memory: 16GB, gpus: 1, labels: {gpu: [a100]}}\nlimits: {pause_after_code_errors: 0}\n",
     ),
-    ("sampler of a later version", "search: {sampler: tpe}\n"),
+    ("sampler without trials, and keys of others", "search: {sampler: tpe, order: shuffled}\n"),
+    ("startup of a grid, and no axis", "search: {startup: 5, per: [task]}\naxes: {lr: {values: [1, 2]}}\n"),
+    (
+        "sampler that cannot do the space",
+        "search: {sampler: cma_es, trials: 9}\naxes:\n  lr: {range: {min: 0.1, max: 1}}\n  head_init: {values: [vpt, spt]}\n",
+    ),
+    (
+        "strategy over blocks",
+        "search: {sampler: cma_es, trials: 9}\nblocks:\n  - {name: a, axes: {wd: {range: {min: 0, max: 1}}}}\n  - {name: b, axes: {wd: {range: {min: 0, max: 2}}}}\n",
+    ),
+    (
+        "sampler that asks for more than there is",
+        "search: {sampler: tpe, trials: 9}\naxes: {lr: {values: [0.1, 0.2]}, wd: {values: [0, 1, 2]}}\n",
+    ),
+    (
+        "studies by what is no list, twice, or unknown",
+        "search: {sampler: tpe, trials: 9, per: [lr, wd, wd, task]}\naxes: {lr: {range: {min: 0.1, max: 1}}, wd: {values: [0, 1]}}\n",
+    ),
+    (
+        "stage by what a sampler chooses",
+        "search: {sampler: tpe, trials: 9}\naxes: {lr: {range: {min: 0.1, max: 1}}, wd: {values: [0, 1]}}\nstages: [{name: a}, {name: b, from: {stage: a, per: [wd]}}]\n",
+    ),
+    (
+        "study of which nothing is left",
+        "BASE\nsearch: {sampler: tpe, trials: 2, per: [wd]}\naxes: {lr: {range: {min: 0.1, max: 1}}, wd: {values: [0, 1]}}\nexclude: [{wd: 1}]\n",
+    ),
     ("unknown sampler", "search: {sampler: gird}\n"),
     ("random without trials", "search: {sampler: random}\n"),
     ("grid with trials", "search: {trials: 5}\n"),

@@ -10,19 +10,29 @@ use crate::{format, output};
 
 pub(crate) async fn explain(
     mut connection: Connection,
-    trial_id: i64,
+    wanted: &str,
     format: Format,
 ) -> Result<(), CliError> {
-    let reply = connection.client.explain(ExplainRequest { trial_id }).await;
+    // Ids of sweeps are words.
+    let request = match wanted.parse() {
+        Ok(trial_id) => ExplainRequest { trial_id, ..ExplainRequest::default() },
+        Err(_) => ExplainRequest { sweep: wanted.to_owned(), ..ExplainRequest::default() },
+    };
+    let what = if request.sweep.is_empty() {
+        format!("trial {wanted}")
+    } else {
+        format!("the next trial of {wanted}")
+    };
+    let reply = connection.client.explain(request).await;
     let reply = reply.map_err(|status| connection.explain(&status))?.into_inner();
     if format == Format::Json {
         return output::print_json(&ExplainRecord::from(reply));
     }
-    output::print(&page(trial_id, &reply))
+    output::print(&page(&what, &reply))
 }
 
-fn page(trial: i64, reply: &ExplainResponse) -> String {
-    let mut text = format!("trial {trial} is {}\n", format::trial_state(reply.state()));
+fn page(what: &str, reply: &ExplainResponse) -> String {
+    let mut text = format!("{what} is {}\n", format::trial_state(reply.state()));
     for reason in &reply.reasons {
         text.push_str(&format!("  {reason}\n"));
     }
@@ -56,6 +66,6 @@ mod tests {
         };
         let expected = "trial 7 is queued\n  12 trials of its sweep are before it\nworker gpu-1: could take it\n\
                         worker gpu-2: lacks task vtab/dtd; has no free slot (1 of 1 taken)\n";
-        assert_eq!(page(7, &reply), expected);
+        assert_eq!(page("trial 7", &reply), expected);
     }
 }

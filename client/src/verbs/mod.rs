@@ -38,7 +38,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, CliError> {
         Verb::Watch(args) => return watch::watch(&mut open(&global).await?, &args.sweep, format).await,
         Verb::Trials(args) => trials::list(open(&global).await?, args, format).await?,
         Verb::Trial(args) => trials::show(open(&global).await?, args, format).await?,
-        Verb::Explain(args) => explain::explain(open(&global).await?, args.trial, format).await?,
+        Verb::Explain(args) => explain::explain(open(&global).await?, &args.trial_or_sweep, format).await?,
         Verb::Capture(args) => trials::capture(open(&global).await?, args.trial).await?,
         Verb::Results(args) => results::results(open(&global).await?, args, format).await?,
         Verb::Best(args) => results::best(open(&global).await?, args, format).await?,

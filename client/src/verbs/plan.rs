@@ -7,6 +7,7 @@ use serde::Serialize;
 use sweeps::recipe::Recipe;
 use sweeps::space::Plan;
 use sweeps::spec::Spec;
+use sweeps::study::Studies;
 
 use super::{file, open, workers};
 use crate::cli::{Format, Global, PlanArgs};
@@ -81,8 +82,19 @@ impl Kind {
 /// The kinds of trials of a sweep, and how many there are of each; those of stages that choose when all goes well.
 fn kinds(spec: &Spec) -> BTreeMap<Kind, u64> {
     let mut kinds = BTreeMap::new();
+    let seeds = spec.seeds.len() as u64;
     for configuration in spec.configurations() {
-        *kinds.entry(Kind::of(&configuration.recipe)).or_insert(0) += spec.seeds.len() as u64;
+        *kinds.entry(Kind::of(&configuration.recipe)).or_insert(0) += seeds;
+    }
+    // Of what a sampler chooses later, nobody knows how many are of which kind: as if it took all alike.
+    for study in spec.studies.iter().flat_map(|studies| &studies.list) {
+        let Some(Studies { adaptive, .. }) = &spec.studies else { continue };
+        let examples: BTreeSet<Kind> =
+            adaptive.examples(study).iter().map(|child| Kind::of(&child.recipe)).collect();
+        let (trials, count) = (u64::from(adaptive.trials) * seeds, examples.len() as u64);
+        for (place, kind) in (0..).zip(examples) {
+            *kinds.entry(kind).or_insert(0) += trials * (place + 1) / count - trials * place / count;
+        }
     }
     for (number, stage) in spec.stages.iter().enumerate() {
         for opened in spec.opened(number) {
@@ -191,6 +203,16 @@ fn page(plan: &Plan, coverage: Option<&Coverage>) -> String {
             "\n{} of {epochs} epochs are trained: {shared} are those of trials that share the training before they prune\n",
             epochs - shared
         ));
+    }
+    for stage in &plan.stages {
+        if let Some(studies) = stage.studies {
+            let samplers = if studies == 1 { "one sampler" } else { "samplers" };
+            let of = if studies == 1 { String::new() } else { format!("{studies} ") };
+            text.push_str(&format!(
+                "{}: {of}{samplers} choose the configurations one by one, as results come in\n",
+                stage.name
+            ));
+        }
     }
     if let Some(coverage) = coverage {
         text.push('\n');
@@ -325,6 +347,7 @@ mod tests {
             groups: None,
             epochs: 3500,
             shared_epochs: 1200,
+            studies: None,
         };
         let plan = Plan { stages: vec![stage], warnings: Vec::new() };
         insta::assert_snapshot!(page(&plan, Some(&coverage(&kinds, &workers))));

@@ -83,6 +83,12 @@ fn page(reply: &GetResponse) -> String {
             }
         }
     }
+    for stage in reply.stages.iter().filter(|stage| stage.studies > 0) {
+        let Stage { name, sampler, studies, suggested, to_suggest, .. } = stage;
+        text.push_str(&format!(
+            "\nsampler\n  {name} by {sampler}: {suggested} of {to_suggest} configurations chosen, in {studies} studies\n"
+        ));
+    }
     if !reply.failures.is_empty() {
         text.push_str("\nfailures\n");
         for failure in &reply.failures {
@@ -216,6 +222,7 @@ mod tests {
                     opened: 2,
                     failed: 1,
                     failed_groups: vec![r#"{"task":"vtab/dtd"}"#.into()],
+                    ..Stage::default()
                 },
             ],
         };

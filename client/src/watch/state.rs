@@ -198,6 +198,7 @@ impl State {
             }
             EventKind::Unspecified
             | EventKind::Submitted
+            | EventKind::Suggested
             | EventKind::StageOpened
             | EventKind::GroupFailed => None,
             EventKind::Leased

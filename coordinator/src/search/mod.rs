@@ -1,3 +1,6 @@
-//! The search as it goes on: which trials are not worth their while. Pure.
+//! What is decided from results while a sweep runs: which trial goes on, and which configuration comes next. Pure.
 
+pub mod cma_es;
 pub mod early_stop;
+pub mod sampler;
+pub mod tpe;

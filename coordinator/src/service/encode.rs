@@ -99,8 +99,15 @@ pub(super) fn details(details: SweepDetails) -> Result<v1::GetResponse, Status> 
         opened: count(row.opened),
         failed: count(row.failed),
         failed_groups: failed_groups(&row.name),
+        ..Default::default()
     });
-    let stages = stages.collect();
+    let mut stages: Vec<v1::Stage> = stages.collect();
+    if let (Some(first), Some((sampler, counts))) = (stages.first_mut(), details.studies) {
+        first.sampler = sampler;
+        first.studies = count(counts.studies);
+        first.suggested = count(counts.made);
+        first.to_suggest = count(counts.size);
+    }
     let mut response =
         v1::GetResponse { failures, unserved: unserved.collect(), stages, ..Default::default() };
     if let Some(source) = details.source {
@@ -157,6 +164,7 @@ pub(super) fn event(row: EventRow) -> Result<v1::Event, Error> {
         "group_failed" => K::GroupFailed,
         "revived" => K::Revived,
         "stopped" => K::Stopped,
+        "suggested" => K::Suggested,
         _ => K::Unspecified,
     };
     Ok(v1::Event {

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::{POLL, Service, decode, encode, results};
 use crate::store::Error;
-use crate::store::explain::Explain;
+use crate::store::explain::{Explain, ExplainSweep};
 use crate::store::ops::{Added, Cancel, Extend, NewSweep, Pause, Release, Requeue, Resume, Submit};
 use crate::store::reads::{
     Events, FindKey, FindSweep, GetSweep, GetTrial, ListSweeps, ListWorkers, LiveOffers, Results, Trials,
@@ -117,8 +117,12 @@ impl Sweeps for Service {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
-        let trial = TrialId(request.into_inner().trial_id);
-        let explanation = self.store.read(Explain { trial }).await?;
+        let v1::ExplainRequest { trial_id, sweep } = request.into_inner();
+        let explanation = if sweep.is_empty() {
+            self.store.read(Explain { trial: TrialId(trial_id) }).await?
+        } else {
+            self.store.read(ExplainSweep { sweep }).await?
+        };
         Ok(Response::new(encode::explanation(explanation)))
     }
 

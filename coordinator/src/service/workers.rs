@@ -45,6 +45,7 @@ impl Workers for Service {
             max: request.max,
             ttl: self.ttl(),
             warm: decode::warm(request.warm)?,
+            may_ask: true,
         };
         let wait = Duration::from_millis(u64::from(request.wait_ms)).min(MAX_WAIT);
         let leased = self.lease_or_wait(lease, wait).await?;
@@ -114,7 +115,7 @@ impl Service {
         let mut changes = self.store.changes();
         loop {
             changes.mark_unchanged();
-            let leased = self.store.write(lease.clone()).await?;
+            let leased = self.store.lease(&lease).await?;
             if !leased.assignments.is_empty() || leased.is_repetition || lease.max == 0 {
                 return Ok(leased);
             }

@@ -116,7 +116,9 @@ const INVARIANTS: &[(&str, Sql)] = &[
               WHERE f.sweep IS NULL
                  OR s.configurations <> (SELECT count(*) FROM configuration c WHERE c.sweep = s.number)
                                       + (SELECT coalesce(sum(g.configurations), 0) FROM choice g
-                                          WHERE g.sweep = s.number AND g.state = 'waiting')",
+                                          WHERE g.sweep = s.number AND g.state = 'waiting')
+                                      + (SELECT coalesce(sum(y.size - y.made), 0) FROM study y
+                                          WHERE y.sweep = s.number AND y.state = 'open')",
         ),
     ),
     (
@@ -135,6 +137,8 @@ const INVARIANTS: &[(&str, Sql)] = &[
               WHERE s.trials <> s.waiting + (SELECT count(*) FROM trial t WHERE t.sweep = s.number)
                  OR s.waiting <> (SELECT coalesce(sum(g.trials), 0) FROM choice g
                                    WHERE g.sweep = s.number AND g.state = 'waiting')
+                              + (SELECT coalesce(sum((y.size - y.made) * y.seeds), 0) FROM study y
+                                   WHERE y.sweep = s.number AND y.state = 'open')
                  OR s.stopped <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'stopped')
                  OR s.queued <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'queued')
                  OR s.running <> (SELECT count(*) FROM trial t WHERE t.sweep = s.number AND t.state = 'running')
@@ -155,6 +159,7 @@ const INVARIANTS: &[(&str, Sql)] = &[
         Sql::both(
             "SELECT count(*) AS key FROM choice g JOIN stage s ON s.sweep = g.sweep AND s.number = g.stage
               WHERE NOT EXISTS (SELECT 1 FROM choice p WHERE p.sweep = g.sweep AND p.stage = s.parent AND p.state = 'waiting')
+                AND NOT EXISTS (SELECT 1 FROM study y WHERE y.sweep = g.sweep AND s.parent = 0 AND y.state = 'open')
                 AND g.state <> 'cancelled'
                 AND g.pending <> (SELECT count(*) FROM member m
                                     JOIN trial t ON t.sweep = m.sweep AND t.config = m.config
@@ -166,6 +171,15 @@ const INVARIANTS: &[(&str, Sql)] = &[
         "a group that waits for nothing has opened, or could not",
         Sql::both(
             "SELECT count(*) AS key FROM choice WHERE state = 'waiting' AND pending = 0",
+        ),
+    ),
+    (
+        "a study has as many suggestions as it has made, numbered from 0",
+        Sql::both(
+            "SELECT count(*) AS key FROM (SELECT y.number FROM study y
+                                     LEFT JOIN suggestion u ON u.sweep = y.sweep AND u.study = y.number AND u.number IS NOT NULL
+                                    GROUP BY y.sweep, y.number, y.made
+                                   HAVING count(u.number) <> y.made OR coalesce(max(u.number), -1) <> y.made - 1) x",
         ),
     ),
     (

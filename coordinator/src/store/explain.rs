@@ -4,7 +4,7 @@ use super::error::Error;
 use super::ops::PATIENCE;
 use super::rows::{SweepRow, SweepState, TrialRow, WorkerRow, to_u32};
 use super::sql::prefixes::HELD;
-use super::sql::{needs, sweeps, trials, workers};
+use super::sql::{needs, studies, sweeps, trials, workers};
 use super::{Op, Tx};
 use crate::offer::Need;
 use crate::trial::{Millis, TrialId};
@@ -15,7 +15,13 @@ pub struct Explain {
     pub trial: TrialId,
 }
 
-/// The answer to [`Explain`].
+/// Says why a sweep does not choose and run the configurations that it has yet to choose.
+#[derive(Debug, Clone)]
+pub struct ExplainSweep {
+    pub sweep: String,
+}
+
+/// The answer to [`Explain`] and to [`ExplainSweep`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Explanation {
     pub state: String,
@@ -41,25 +47,79 @@ impl Op for Explain {
         reasons.extend(of_backoff(&row, now));
         let needs = needs::all(tx).await?;
         let need = needs.iter().find(|(id, _)| *id == row.need).map(|(_, need)| need).ok_or_else(missing)?;
-        let rows: Vec<WorkerRow> = workers::list(tx, now).await?;
-        let leases = workers::leases(tx).await?;
-        let listed: Vec<&WorkerRow> = rows.iter().filter(|row| row.state != "lost").collect();
-        let mut verdicts = Vec::with_capacity(listed.len());
-        for worker in &listed {
-            let held = leases.iter().find(|row| row.worker == worker.id).map_or(0, |row| row.count);
-            let reasons = of_worker(worker, held, &row, need, listed.len() > 1, now)?;
-            verdicts.push((worker.name.clone(), reasons));
+        let (workers, why_none) = of_workers(tx, Some(&row), need, now).await?;
+        match why_none {
+            Some(why) => reasons.push(why),
+            None => reasons.extend(of_turn(tx, &sweep, &row, now).await?),
         }
-        if verdicts.is_empty() {
-            reasons.push("there is no live worker; start one with `worker start`".to_owned());
-        } else if verdicts.iter().all(|(_, reasons)| !reasons.is_empty()) {
-            reasons.push("no worker can take it now".to_owned());
-        } else {
-            reasons.extend(of_turn(tx, &sweep, &row, now).await?);
-        }
-        verdicts.sort();
-        Ok(Explanation { state, reasons, workers: verdicts })
+        Ok(Explanation { state, reasons, workers })
     }
+}
+
+impl Op for ExplainSweep {
+    type Output = Explanation;
+
+    async fn run<T: Tx>(&self, tx: &mut T, now: Millis) -> Result<Explanation, Error> {
+        let sweep = sweeps::resolve(tx, &self.sweep).await?;
+        let Some(study) = studies::first_open(tx, sweep.number).await? else {
+            let reason = match sweep.waiting {
+                0 => format!("it has no configuration to choose any more; it is {}", sweep.state),
+                waiting => format!(
+                    "{waiting} trials wait for what they are made of: a stage opens when the trials that it chooses among \
+                     have ended (`sweep show {}`)",
+                    sweep.id
+                ),
+            };
+            return Ok(Explanation {
+                state: "waiting".to_owned(),
+                reasons: vec![reason],
+                workers: Vec::new(),
+            });
+        };
+        let counts = studies::counts(tx, sweep.number).await?;
+        let name = studies::sampler(tx, sweep.number).await?;
+        let mut reasons = vec![format!(
+            "{name} has chosen {} of {} configurations; it chooses the next when a slot is free for it, so as to know \
+             what has ended by then",
+            counts.made, counts.size
+        )];
+        reasons.extend(of_sweep(&sweep)?);
+        let needs = needs::all(tx).await?;
+        let need = needs.iter().find(|(id, _)| *id == study.need).ok_or(Error::Conflict("need"))?;
+        let (workers, why_none) = of_workers(tx, None, &need.1, now).await?;
+        reasons.extend(why_none);
+        if sweep.queued > 0 {
+            reasons.push(format!("{} trials of its sweep are before it", sweep.queued));
+        }
+        Ok(Explanation { state: "waiting".to_owned(), reasons, workers })
+    }
+}
+
+/// What keeps each worker from taking a trial of that need, and why none can, if none can.
+async fn of_workers<T: Tx>(
+    tx: &mut T,
+    trial: Option<&TrialRow>,
+    need: &Need,
+    now: Millis,
+) -> Result<(Vec<(String, Vec<String>)>, Option<String>), Error> {
+    let rows: Vec<WorkerRow> = workers::list(tx, now).await?;
+    let leases = workers::leases(tx).await?;
+    let listed: Vec<&WorkerRow> = rows.iter().filter(|row| row.state != "lost").collect();
+    let mut verdicts = Vec::with_capacity(listed.len());
+    for worker in &listed {
+        let held = leases.iter().find(|row| row.worker == worker.id).map_or(0, |row| row.count);
+        let reasons = of_worker(worker, held, trial, need, listed.len() > 1, now)?;
+        verdicts.push((worker.name.clone(), reasons));
+    }
+    verdicts.sort();
+    let why_none = if verdicts.is_empty() {
+        Some("there is no live worker; start one with `worker start`")
+    } else if verdicts.iter().all(|(_, reasons)| !reasons.is_empty()) {
+        Some("no worker can take it now")
+    } else {
+        None
+    };
+    Ok((verdicts, why_none.map(str::to_owned)))
 }
 
 fn not_queued(row: &TrialRow) -> String {
@@ -105,7 +165,7 @@ fn of_backoff(row: &TrialRow, now: Millis) -> Option<String> {
 fn of_worker(
     worker: &WorkerRow,
     held: i64,
-    trial: &TrialRow,
+    trial: Option<&TrialRow>,
     need: &Need,
     has_others: bool,
     now: Millis,
@@ -125,8 +185,9 @@ fn of_worker(
     if held >= worker.slots {
         reasons.push(format!("has no free slot ({held} of {} taken)", worker.slots));
     }
-    let left_until = trial.not_before.unwrap_or_default() + PATIENCE;
-    if has_others && trial.failed_on.as_ref() == Some(&worker.id) && left_until > now {
+    let failed_here = trial.filter(|trial| trial.failed_on.as_ref() == Some(&worker.id));
+    let left_until = failed_here.map_or(0, |trial| trial.not_before.unwrap_or_default() + PATIENCE);
+    if has_others && left_until > now {
         let rest = seconds(left_until - now);
         reasons.push(format!("leaves it to others for {rest} s, for it failed here"));
     }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::trial::Millis;
 
+mod ask;
 pub mod check;
 mod error;
 pub mod explain;

@@ -6,10 +6,10 @@ use super::error::Error;
 use super::ops::{Ask, is_any, served};
 use super::rows::{
     AttemptRow, ConfigurationRow, EventRow, FailedGroupRow, FailureRow, OrphanRow, OutcomesRow, PointRow,
-    SourceRow, StageCountRow, SweepRow, TrialView, WorkerRow, to_u32,
+    SourceRow, StageCountRow, StudyCountRow, SweepRow, TrialView, WorkerRow, to_u32,
 };
 use super::sql::leases::{self, Token};
-use super::sql::{history, needs, stages, sweeps, trials, workers};
+use super::sql::{history, needs, stages, studies, sweeps, trials, workers};
 use super::{Op, Tx};
 use crate::offer::{Need, Offer};
 use crate::trial::{Millis, TrialId, WorkerId};
@@ -58,6 +58,8 @@ pub struct SweepDetails {
     pub stages: Vec<StageCountRow>,
     /// Groups of which nothing could be chosen, the first of them.
     pub failed_groups: Vec<FailedGroupRow>,
+    /// Of a sampler that chooses while results come in: its name, and how far it has come.
+    pub studies: Option<(String, StudyCountRow)>,
 }
 
 /// Failed groups that are named.
@@ -82,7 +84,11 @@ impl Op for GetSweep {
         let unserved = if sweep.queued > 0 { unserved(tx, sweep.number).await? } else { Vec::new() };
         let stages = stages::counts(tx, sweep.number).await?;
         let failed_groups = stages::failed(tx, sweep.number, FAILED_GROUPS).await?;
-        Ok(SweepDetails { sweep, source, failures, unserved, stages, failed_groups })
+        let studies = match studies::counts(tx, sweep.number).await? {
+            counts if counts.studies == 0 => None,
+            counts => Some((studies::sampler(tx, sweep.number).await?, counts)),
+        };
+        Ok(SweepDetails { sweep, source, failures, unserved, stages, failed_groups, studies })
     }
 }
 
@@ -312,6 +318,6 @@ impl Op for HasWork {
             return Ok(false);
         }
         let needs = served(&needs::all(tx).await?, &worker.offer()?, &[]);
-        is_any(tx, &Ask { worker: &self.worker, max: 1, needs }, now).await
+        is_any(tx, &Ask { worker: &self.worker, max: 1, needs, may_ask: true }, now).await
     }
 }

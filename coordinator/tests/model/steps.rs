@@ -43,7 +43,9 @@ impl Rig {
 
     async fn lease(&mut self, worker: &WorkerId, request: &str, max: u32) -> Vec<AssignmentRow> {
         let (worker, request) = (worker.clone(), request.to_owned());
-        self.write(&Lease { worker, request, max, ttl: TTL, warm: Vec::new() }).await.assignments
+        self.write(&Lease { worker, request, max, ttl: TTL, warm: Vec::new(), may_ask: false })
+            .await
+            .assignments
     }
 
     pub(crate) async fn register(&mut self, worker: usize) -> WorkerId {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use coordinator::store::ops::{Lease, Leased};
 use coordinator::store::{self, Error, Op};
 use tokio::sync::watch;
 
@@ -85,15 +86,24 @@ impl Store {
 
     /// Makes a call until there is an answer, as a worker does.
     pub(crate) async fn write<O: Op + Clone>(&self, op: O) -> Result<O::Output, Error> {
+        self.call(|| self.store.write(op.clone())).await
+    }
+
+    /// As [`Store::write`], where samplers may have to be asked first.
+    pub(crate) async fn lease(&self, lease: &Lease) -> Result<Leased, Error> {
+        self.call(|| self.store.lease(lease)).await
+    }
+
+    async fn call<T, F: Future<Output = Result<T, Error>>>(&self, call: impl Fn() -> F) -> Result<T, Error> {
         loop {
             let fault = self.faults.lock().unwrap().throw();
             match fault {
-                None => return self.store.write(op).await,
+                None => return call().await,
                 Some(Fault::Unavailable) => {}
-                Some(Fault::ExecutedThenTimeout) => drop(self.store.write(op.clone()).await),
+                Some(Fault::ExecutedThenTimeout) => drop(call().await),
                 Some(Fault::Duplicate) => {
-                    drop(self.store.write(op.clone()).await);
-                    return self.store.write(op).await;
+                    drop(call().await);
+                    return call().await;
                 }
             }
         }

@@ -140,9 +140,15 @@ impl Env {
     }
 
     pub(crate) async fn leased(&self, worker: &WorkerId, request: &str, max: u32) -> Leased {
-        let lease =
-            Lease { worker: worker.clone(), request: request.to_owned(), max, ttl: TTL, warm: Vec::new() };
-        self.store.write(lease).await.unwrap()
+        let lease = Lease {
+            worker: worker.clone(),
+            request: request.to_owned(),
+            max,
+            ttl: TTL,
+            warm: Vec::new(),
+            may_ask: true,
+        };
+        self.store.lease(&lease).await.unwrap()
     }
 
     /// Leases one trial.
@@ -287,6 +293,7 @@ pub(crate) fn sweep(name: &str, configurations: usize, seeds: i64) -> NewSweep {
         early_stop: None,
         reuse: sweeps::spec::Reuse::Never,
         share_prefix: false,
+        studies: None,
     }
 }
 

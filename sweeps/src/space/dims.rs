@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rand::{Rng, RngExt};
+use serde::{Deserialize, Serialize};
 
 use crate::value::{Settings, Value};
 use crate::yaml::{Entry, Kind, Mark};
@@ -57,7 +58,7 @@ pub(crate) enum Choices {
     Range(Range),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Range {
     pub(crate) min: f64,
     pub(crate) max: f64,
@@ -66,7 +67,8 @@ pub(crate) struct Range {
     pub(crate) points: Points,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Points {
     /// All numbers from min to max: only a sampler that draws can use it.
     All,
@@ -156,7 +158,7 @@ impl Dim {
         }
     }
 
-    fn insert(&self, index: u64, point: &mut Settings) {
+    pub(crate) fn insert(&self, index: u64, point: &mut Settings) {
         match &self.choices {
             Choices::Rows(rows) => {
                 #[expect(clippy::cast_possible_truncation, reason = "an index into a list in memory")]
@@ -215,7 +217,7 @@ impl Range {
         self.drawn(rng.random())
     }
 
-    fn drawn(&self, share: f64) -> Value {
+    pub(crate) fn drawn(&self, share: f64) -> Value {
         if self.is_int && !self.is_log {
             let span = self.max - self.min + 1.0;
             return self.typed((self.min + (share * span).floor()).min(self.max));

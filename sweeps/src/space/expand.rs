@@ -14,6 +14,9 @@ use crate::value::Settings;
 
 /// Draws per wanted configuration after which a random sampler gives up looking for new ones.
 const MAX_DRAWS: u64 = 100;
+/// Points that are tried of a space whose configurations are chosen later, in all and of one block.
+const SAMPLES: usize = 10_000;
+const MAX_SAMPLES_OF_BLOCK: usize = 100;
 /// Of the sequence that is compiled in.
 const SOBOL_DIMENSIONS: u32 = sobol_burley::NUM_DIMENSIONS;
 const SOBOL_POINTS: u32 = 1 << 16;
@@ -36,6 +39,7 @@ pub(crate) fn expand(space: &mut Space, search: Search, seeds: u64, problems: &m
             });
             expansion.draw(configurations, draws, problems);
         }
+        Sampler::Adaptive { .. } => expansion.sample(search.seed, problems),
         Sampler::Sobol { configurations } => match sobol(expansion.space, search.seed) {
             Some(draws) => expansion.draw(configurations, draws, problems),
             None => {
@@ -48,11 +52,12 @@ pub(crate) fn expand(space: &mut Space, search: Search, seeds: u64, problems: &m
     }
     expansion.include(problems);
     expansion.remark(search.sampler == Sampler::Grid, problems);
-    let (points, facts) = (expansion.points, expansion.facts);
-    if points.is_empty() && problems.is_empty() {
+    let (points, samples, facts) = (expansion.points, expansion.samples, expansion.facts);
+    if points.is_empty() && samples.is_empty() && problems.is_empty() {
         problems.error(space.place().at, &space.place().path, "the space is empty: there is nothing to run");
     }
     space.points = points;
+    space.samples = samples;
     space.facts = facts;
 }
 
@@ -65,6 +70,10 @@ fn check_size(space: &Space, search: Search, seeds: u64, problems: &mut Problems
             .try_fold(0_u64, |sum, block| sum.checked_add(block.len()?))
             .unwrap_or(u64::MAX),
         Sampler::Random { configurations } | Sampler::Sobol { configurations } => u64::from(configurations),
+        Sampler::Adaptive { configurations, .. } => {
+            let studies = space.studies.as_ref().map_or(0, |studies| studies.list.len() as u64);
+            studies * u64::from(configurations)
+        }
     };
     let trials = configurations.saturating_add(space.include.len() as u64).saturating_mul(seeds);
     let place = space.place();
@@ -127,6 +136,7 @@ fn sobol(space: &Space, seed: u64) -> Option<impl Iterator<Item = (u32, Settings
 struct Expansion<'s> {
     space: &'s Space,
     points: Vec<Point>,
+    samples: Vec<Point>,
     hashes: HashSet<[u8; 32]>,
     duplicates: u64,
     /// How many points each entry of `exclude` has matched.
@@ -147,7 +157,8 @@ impl<'s> Expansion<'s> {
     fn new(space: &'s Space) -> Expansion<'s> {
         let excluded = vec![0; space.exclude.len()];
         let facts = Facts::default();
-        Expansion { space, points: Vec::new(), hashes: HashSet::new(), duplicates: 0, excluded, facts }
+        let (points, samples, hashes) = (Vec::new(), Vec::new(), HashSet::new());
+        Expansion { space, points, samples, hashes, duplicates: 0, excluded, facts }
     }
 
     fn grid(&mut self, problems: &mut Problems<'_>) {
@@ -167,11 +178,7 @@ impl<'s> Expansion<'s> {
                 }
             }
             if kept == 0 && excluded > 0 {
-                let name =
-                    block.name.as_deref().map_or("the axes".to_owned(), |name| format!("block `{name}`"));
-                let message =
-                    format!("`exclude` leaves nothing of {name}: take the block out, or exclude less");
-                problems.error(block.place.at, &block.place.path, message);
+                report_empty(block, problems);
             }
         }
     }
@@ -208,6 +215,43 @@ impl<'s> Expansion<'s> {
             Point::Grid { block, .. } | Point::Drawn { block, .. } => *block,
             Point::Include { .. } => u32::MAX,
         });
+    }
+
+    /// Tries the corners of each block, each value of its lists, and some points between, for a sampler that chooses
+    /// later: what is wrong with its space is said now.
+    fn sample(&mut self, seed: u64, problems: &mut Problems<'_>) {
+        let mut rng = ChaCha12Rng::seed_from_u64(seed);
+        let draws = (SAMPLES / self.space.blocks.len().max(1)).clamp(2, MAX_SAMPLES_OF_BLOCK);
+        for (number, block) in (0..).zip(&self.space.blocks) {
+            // Samples are no configurations: others may be the same.
+            self.hashes.clear();
+            let mut tried = vec![block.at(|_| 0.0), block.at(|_| 1.0 - f64::EPSILON)];
+            for dim in &block.dims {
+                let values = dim.len().filter(|len| *len <= draws as u64).unwrap_or(0);
+                tried.extend((0..values).map(|index| {
+                    let mut point = block.draw(&mut rng);
+                    dim.insert(index, &mut point);
+                    point
+                }));
+            }
+            tried.extend((0..draws).map(|_| block.draw(&mut rng)));
+            let first = self.samples.len();
+            for point in tried {
+                match self.consider(block, &point, problems) {
+                    Fate::Wrong if problems.is_full() => return,
+                    Fate::Kept => {
+                        self.samples.push(Point::Drawn { block: number, settings: Box::new(point) });
+                    }
+                    _ => {}
+                }
+            }
+            if self.samples.len() == first && problems.is_empty() && self.excluded.iter().any(|n| *n > 0) {
+                report_empty(block, problems);
+            }
+        }
+        self.hashes.clear();
+        self.duplicates = 0;
+        self.facts.epochs = 0;
     }
 
     fn include(&mut self, problems: &mut Problems<'_>) {
@@ -296,6 +340,12 @@ impl Expansion<'_> {
             }
         }
     }
+}
+
+fn report_empty(block: &Block, problems: &mut Problems<'_>) {
+    let name = block.name.as_deref().map_or("the axes".to_owned(), |name| format!("block `{name}`"));
+    let message = format!("`exclude` leaves nothing of {name}: take the block out, or exclude less");
+    problems.error(block.place.at, &block.place.path, message);
 }
 
 /// Notes what is wrong with a recipe at the place that made it so.

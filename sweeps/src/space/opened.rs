@@ -6,6 +6,7 @@ use super::Space;
 use crate::recipe::Recipe;
 use crate::spec::Spec;
 use crate::stage::{FromStage, Parent};
+use crate::study::Studies;
 use crate::value::Settings;
 
 /// A configuration that a stage may open, standing for all of its group at the same point of the stage's axes.
@@ -75,7 +76,7 @@ impl Spec {
             }
         };
         if from.stage == 0 {
-            (0..self.space.points.len()).for_each(|index| add(candidate(&self.space, index)));
+            (0..self.space.example_count()).for_each(|index| add(candidate(&self.space, index)));
         } else {
             for Opened { settings, block, is_lr_scaled, .. } in self.opened(from.stage) {
                 add(Candidate { settings, block, is_lr_scaled });
@@ -95,7 +96,18 @@ impl Spec {
             } else {
                 Epochs { all: self.space.facts.epochs, shared: 0 }
             };
-            return of_one_seed.times(seeds);
+            // Those of a study as if all were like the first example of it.
+            let of_study = |Studies { adaptive, list }: &Studies| {
+                let epochs = |study| {
+                    adaptive
+                        .examples(study)
+                        .first()
+                        .map_or(0, |child| u64::from(child.recipe.epochs_in_all()))
+                };
+                list.iter().map(epochs).sum::<u64>() * u64::from(adaptive.trials)
+            };
+            let all = of_one_seed.all + self.studies.as_ref().map_or(0, of_study);
+            return Epochs { all, ..of_one_seed }.times(seeds);
         }
         let opened = self.opened(stage);
         let groups = opened.chunk_by(|a, b| a.group == b.group);

@@ -42,7 +42,10 @@ pub(super) fn space(file: &Section<'_>, is_grid: bool, problems: &mut Problems<'
         blocks,
         exclude: layers(file.get("exclude"), problems),
         include,
+        per: None,
+        studies: None,
         points: Vec::new(),
+        samples: Vec::new(),
         facts: Facts::default(),
     }
 }
@@ -258,7 +261,7 @@ fn range(field: &Field<'_>, is_grid: bool, problems: &mut Problems<'_>) -> Optio
     } else {
         let points = points(&section, (min, max), is_log, is_int, problems)?;
         if is_grid && points == Points::All {
-            "a grid needs `num` or `step`: only `random` and `sobol` draw from the whole range".to_owned()
+            "a grid needs `num` or `step`: every other sampler draws from the whole range".to_owned()
         } else {
             return Some(Range { min, max, is_log, is_int, points });
         }

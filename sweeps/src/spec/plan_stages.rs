@@ -11,6 +11,7 @@ use super::{At, MAX_TRIALS, Objective};
 use crate::recipe::{Fault, Recipe, RecipeError};
 use crate::space::{Facts, Place, Space};
 use crate::stage::{BLOCK, FromStage, Group, Opening, Parent, Stage};
+use crate::study::Studies;
 use crate::value::{Settings, Value};
 
 /// Of so many configurations each is tried with the stages after; of more, the first of each block.
@@ -77,6 +78,11 @@ fn groups(from: &FromStage, stages: &[Stage], space: &Space) -> Vec<Group> {
     };
     match &stages[from.stage].from {
         None => {
+            if let Some(Studies { adaptive, list }) = &space.studies {
+                for arm in list.iter().filter_map(|study| study.arms.first()) {
+                    add(&arm.set, arm.block.as_deref(), adaptive.trials.into());
+                }
+            }
             for index in 0..space.points.len() {
                 let (block, settings) = space.settings(index);
                 add(&settings, block.and_then(|block| block.name.as_deref()), 1);
@@ -113,7 +119,7 @@ fn known(key: &str) -> (Settings, Option<String>) {
 fn first_of_blocks(space: &Space) -> Vec<Example> {
     let mut seen: Vec<Option<Arc<str>>> = Vec::new();
     let mut examples = Vec::new();
-    for index in 0..space.points.len() {
+    for index in 0..space.example_count() {
         let (block, settings) = space.settings(index);
         let name = block.and_then(|block| block.name.clone());
         if !seen.contains(&name) {
@@ -145,8 +151,8 @@ fn attempt(
         }
     }
     // Beside all points of some configurations, the first point of all configurations.
-    if from.stage == 0 && space.points.len() <= MAX_TRIED {
-        for index in 0..space.points.len() {
+    if from.stage == 0 && space.example_count() <= MAX_TRIED {
+        for index in 0..space.example_count() {
             let (block, settings) = space.settings(index);
             let is_lr_scaled = block.is_some_and(|block| block.is_lr_scaled());
             let example = Example { settings, hash: String::new(), is_lr_scaled };
@@ -204,7 +210,9 @@ impl Attempt<'_, '_> {
 fn check_counts(stages: &[Stage], space: &Space, written: &[Written], problems: &mut Problems<'_>) {
     let mut trials = 0_u64;
     for (stage, written) in stages.iter().zip(written) {
-        let configurations = stage.configurations(space.points.len() as u64);
+        let of_studies = |studies: &Studies| studies.list.len() as u64 * u64::from(studies.adaptive.trials);
+        let points = space.points.len() as u64 + space.studies.as_ref().map_or(0, of_studies);
+        let configurations = stage.configurations(points);
         trials = trials.saturating_add(configurations.saturating_mul(stage.seeds.len() as u64));
         if trials > MAX_TRIALS {
             let message = format!(

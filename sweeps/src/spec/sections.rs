@@ -7,8 +7,8 @@ use super::error::SpecErrors;
 use super::fields::{Field, Problems, Section, join};
 use super::metrics::{COST_METRICS, SCORE_METRICS};
 use super::{
-    At, Backoff, Checkpoint, Goal, Limits, Objective, Order, Resources, Retry, Reuse, Sampler, Search, Spec,
-    axes, early_stop, overrides, plan_stages, stages,
+    At, Backoff, Checkpoint, Goal, Limits, Objective, Resources, Retry, Reuse, Sampler, Spec, axes,
+    early_stop, overrides, plan_stages, search, stages,
 };
 use crate::FailureClass;
 use crate::recipe;
@@ -44,10 +44,6 @@ pub const KEYS: &[&str] = &[
     "reuse",
     "share_prefix",
 ];
-/// Samplers of the language that this version does not build.
-const LATER_SAMPLERS: &[&str] = &["tpe"];
-/// The sequence has 2¹⁶ points.
-const MAX_SOBOL: u32 = 1 << 16;
 
 const MAX_LABELS: usize = 64;
 const MAX_LABEL: usize = 256;
@@ -85,7 +81,7 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
         top.get("allow_test_selection").and_then(|field| field.bool(problems)).unwrap_or(false);
     let objective = objective(&top, allow_test_selection, problems);
     let report = report(&top, problems);
-    let (search, has_sampler) = search(&top, problems);
+    let (search, has_sampler) = search::read(&top, problems);
     let seeds = seeds(&top, &[0], problems);
     let limits = limits(&top, problems);
     let resources = resources(&top, problems);
@@ -95,12 +91,18 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
     let reuse = top.get("reuse").and_then(|field| field.choice(&Reuse::NAMES, problems));
     let share_prefix = top.get("share_prefix").and_then(|field| field.bool(problems)).unwrap_or(true);
     let mut space = axes::space(&top, search.sampler == Sampler::Grid && has_sampler, problems);
+    space.per = search::per(&top, search.sampler, &space, problems);
     let written = stages::read(&top, &mut space, &seeds, problems);
     let seeds = written.first().map_or(seeds, |first| first.stage.seeds.clone());
     let axes = axes::varied_keys(&space, &written);
+    let studies = search::studies(&top, search, &space, problems);
     // Expanding a space that was not understood would only add noise.
     if problems.is_empty() {
+        space.studies = studies.clone();
         space::expand(&mut space, search, seeds.len() as u64, problems);
+    }
+    if problems.is_empty() {
+        search::check_examples(&top, &space, problems);
     }
     let stages = if problems.is_empty() {
         plan_stages::complete(&top, written, &space, &objective, allow_test_selection, problems)
@@ -115,6 +117,7 @@ fn file(root: &Node, problems: &mut Problems<'_>) -> Option<Spec> {
         objective,
         report,
         search,
+        studies,
         seeds,
         stages,
         allow_test_selection,
@@ -253,60 +256,6 @@ fn report(top: &Section<'_>, problems: &mut Problems<'_>) -> Vec<String> {
         }
     }
     report
-}
-
-/// The search, and whether its sampler was understood.
-fn search(top: &Section<'_>, problems: &mut Problems<'_>) -> (Search, bool) {
-    let mut search = Search { sampler: Sampler::Grid, order: Order::Shuffled, seed: 0 };
-    let Some(field) = top.get("search") else { return (search, true) };
-    let Some(section) = field.section(&["sampler", "order", "seed", "trials"], problems) else {
-        return (search, false);
-    };
-    let sampler = match section.get("sampler") {
-        None => Some("grid"),
-        Some(field) => sampler(&field, problems),
-    };
-    let trials = section.get("trials");
-    match (sampler, trials) {
-        (None, _) | (Some("grid"), None) => {}
-        (Some("grid"), Some(trials)) => {
-            trials.error(problems, "is read by `random` and `sobol` only: a grid runs all of its points");
-        }
-        (Some(name), None) => {
-            let message = format!("is required by `sampler: {name}`: the number of configurations to draw");
-            problems.error(section.at, &join(&section.path, "trials"), message);
-        }
-        (Some("sobol"), Some(trials)) => {
-            if let Some(configurations) = trials.u32(1..=MAX_SOBOL, problems) {
-                search.sampler = Sampler::Sobol { configurations };
-            }
-        }
-        (Some(_), Some(trials)) => {
-            if let Some(configurations) = trials.u32(1..=1_000_000, problems) {
-                search.sampler = Sampler::Random { configurations };
-            }
-        }
-    }
-    let orders = [("shuffled", Order::Shuffled), ("as_written", Order::AsWritten)];
-    if let Some(order) = section.get("order").and_then(|field| field.choice(&orders, problems)) {
-        search.order = order;
-    }
-    let seed = section.get("seed").and_then(|field| field.integer(0..=i64::MAX, problems));
-    search.seed = seed.and_then(|seed| u64::try_from(seed).ok()).unwrap_or(0);
-    (search, sampler == Some("grid"))
-}
-
-fn sampler(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<&'static str> {
-    if let Kind::Scalar(Value::String(name)) = &field.node.kind
-        && LATER_SAMPLERS.contains(&name.as_str())
-    {
-        field.error(
-            problems,
-            format!("`{name}` is not supported by this version: use `grid`, `random` or `sobol`"),
-        );
-        return None;
-    }
-    field.choice(&[("grid", "grid"), ("random", "random"), ("sobol", "sobol")], problems)
 }
 
 /// `replicates` of the file or of a stage.

@@ -183,12 +183,17 @@ fn per(from: &Section<'_>, space: &Space, parent: &Written, problems: &mut Probl
     let Some(items) = from.get("per").and_then(|field| field.list("a list of axes", problems)) else {
         return Vec::new();
     };
-    let mut known = match &parent.stage.from {
-        None => axes::varied_keys(space, &[]),
-        Some(from) => from.opening.per.clone(),
+    let mut known = match (&parent.stage.from, &space.per) {
+        (None, None) => axes::varied_keys(space, &[]),
+        // What else a configuration has is not known before it is chosen.
+        (None, Some(per)) => per.clone(),
+        (Some(from), _) => from.opening.per.clone(),
     };
     known.extend(parent.dims.iter().flat_map(|dim| dim.keys.iter().map(|(key, _)| key.clone())));
-    if parent.stage.from.is_none() && space.blocks.iter().any(|block| block.name.is_some()) {
+    if parent.stage.from.is_none()
+        && space.per.is_none()
+        && space.blocks.iter().any(|block| block.name.is_some())
+    {
         known.push(BLOCK.to_owned());
     }
     let mut per: Vec<String> = Vec::new();
@@ -199,7 +204,15 @@ fn per(from: &Section<'_>, space: &Space, parent: &Written, problems: &mut Probl
         } else if known.iter().any(|known| known == key) {
             per.push(key.to_owned());
         } else {
-            item.error(problems, no_axis(key, &known, parent));
+            let is_chosen = parent.stage.from.is_none() && space.per.is_some();
+            let is_axis = key == BLOCK || axes::varied_keys(space, &[]).iter().any(|axis| axis == key);
+            if is_chosen && is_axis {
+                let message =
+                    format!("`{key}` is chosen as results come in: name it in `search.per` as well");
+                item.error(problems, message);
+            } else {
+                item.error(problems, no_axis(key, &known, parent));
+            }
         }
     }
     per

@@ -24,12 +24,28 @@ pub(in crate::store) struct Ask<'a> {
     pub worker: &'a WorkerId,
     pub max: i64,
     pub needs: Vec<Served>,
+    /// Whether it gets nothing as long as samplers have to be asked first.
+    pub may_ask: bool,
+}
+
+/// A sweep whose turn it is, and whose sampler has yet to say what so many trials are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    pub sweep: i64,
+    pub trials: i64,
+}
+
+/// What a worker gets.
+pub(super) enum Given {
+    Trials(Vec<TrialId>),
+    /// Nothing yet: this must be asked for first.
+    Wanted(Vec<Wanted>),
 }
 
 /// A need that a worker serves, and whether it would have to load a backbone or a task for it.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) struct Served {
-    need: i64,
+    pub need: i64,
     is_cold: bool,
 }
 
@@ -46,7 +62,7 @@ pub(super) async fn claim<T: Tx>(
     tx: &mut T,
     asks: &[Ask<'_>],
     now: Millis,
-) -> Result<(Changes, Vec<Vec<TrialId>>), Error> {
+) -> Result<(Changes, Vec<Given>), Error> {
     let mut queues = Queues::open(tx, asks, now).await?;
     let turns = queues.turns(asks);
     let locked = if turns.is_empty() { Vec::new() } else { sweeps::lock(tx, &turns).await? };
@@ -54,13 +70,17 @@ pub(super) async fn claim<T: Tx>(
     let mut changes = Changes::new(locked, now)?;
     let mut given = Vec::with_capacity(asks.len());
     for ask in asks {
-        let (shares, ids) = queues.serve(tx, ask).await?;
+        let (shares, get) = queues.serve(tx, ask).await?;
         for share in shares {
             changes.sweep(share.number)?.served = share.served;
         }
-        given.push(ids);
+        given.push(get);
     }
-    let ids: Vec<TrialId> = given.concat();
+    let ids = given.iter().flat_map(|given| match given {
+        Given::Trials(ids) => ids.as_slice(),
+        Given::Wanted(_) => &[],
+    });
+    let ids: Vec<TrialId> = ids.copied().collect();
     if !ids.is_empty() {
         changes.add(&trials::load(tx, &ids).await?)?;
     }
@@ -71,7 +91,7 @@ pub(super) async fn claim<T: Tx>(
 pub(in crate::store) async fn is_any<T: Tx>(tx: &mut T, ask: &Ask<'_>, now: Millis) -> Result<bool, Error> {
     let mut queues = Queues::open(tx, std::slice::from_ref(ask), now).await?;
     for place in 0..queues.sweeps.len() {
-        if !queues.due(tx, ask, place, 1).await?.is_empty() {
+        if queues.sweeps[place].asks(ask) > 0 || !queues.due(tx, ask, place, 1).await?.is_empty() {
             return Ok(true);
         }
     }
@@ -93,6 +113,18 @@ struct Active {
     candidate: Candidate,
     /// Those of its due trials, when the sweeps were read.
     needs: BTreeSet<i64>,
+    /// Trials that its samplers would make, for whom, and how many may run besides by its limit.
+    asks: i64,
+    studies: BTreeSet<i64>,
+    free: i64,
+}
+
+impl Active {
+    /// How many trials its samplers would make for a worker.
+    fn asks(&self, ask: &Ask<'_>) -> i64 {
+        let is_for = ask.may_ask && ask.needs.iter().any(|served| self.studies.contains(&served.need));
+        if is_for { self.asks.min(self.free).max(0) } else { 0 }
+    }
 }
 
 #[derive(Default)]
@@ -120,7 +152,8 @@ impl Queues {
                 room: row.room,
                 served: row.served,
             };
-            sweeps.push(Active { candidate, needs });
+            let studies = from_json("sweep", row.number, &row.studies_json)?;
+            sweeps.push(Active { candidate, needs, asks: row.asks, studies, free: i64::MAX });
         }
         let page = asks.iter().map(|ask| ask.max).sum::<i64>().clamp(PAGES.0, PAGES.1);
         Ok(Self { now, page, sweeps, queues: BTreeMap::new(), have_others: BTreeMap::new() })
@@ -134,7 +167,7 @@ impl Queues {
         for ask in asks {
             let fits = |active: &Active| ask.needs.iter().any(|served| active.needs.contains(&served.need));
             let fitting = self.sweeps.iter().zip(&candidates).map(|(active, candidate)| Candidate {
-                room: if fits(active) { candidate.room } else { 0 },
+                room: if fits(active) { candidate.room } else { 0 } + active.asks(ask),
                 ..candidate.clone()
             });
             for share in fair::shares(fitting.collect(), ask.max) {
@@ -147,30 +180,42 @@ impl Queues {
 
     /// Takes locked sweeps as they are now, and leaves all others alone.
     fn keep(&mut self, locked: &[SweepRow]) {
-        for Active { candidate, .. } in &mut self.sweeps {
+        for Active { candidate, asks, free, .. } in &mut self.sweeps {
             candidate.room = 0;
+            *free = 0;
             let Some(row) = locked.iter().find(|row| row.number == candidate.number) else { continue };
             candidate.running = row.running;
             candidate.served = row.served;
             if row.state == SweepState::Active.name() {
-                candidate.room =
-                    row.max_running.map_or(row.queued, |limit| row.queued.min(limit - row.running));
+                *free = row.max_running.map_or(i64::MAX, |limit| limit - row.running);
+                *asks = row.waiting;
+                candidate.room = row.queued.min(*free);
             }
         }
     }
 
     /// Gives a worker its share.
-    async fn serve<T: Tx>(&mut self, tx: &mut T, ask: &Ask<'_>) -> Result<(Vec<Share>, Vec<TrialId>), Error> {
+    async fn serve<T: Tx>(&mut self, tx: &mut T, ask: &Ask<'_>) -> Result<(Vec<Share>, Given), Error> {
         let mut due: BTreeMap<i64, Vec<(i64, i64)>> = BTreeMap::new();
         let mut candidates = Vec::with_capacity(self.sweeps.len());
         for place in 0..self.sweeps.len() {
             let limit = self.sweeps[place].candidate.room.min(ask.max);
             let rows = self.due(tx, ask, place, limit).await?;
             let candidate = &self.sweeps[place].candidate;
-            candidates.push(Candidate { room: rows.len() as i64, ..candidate.clone() });
+            let active = &self.sweeps[place];
+            let room = (rows.len() as i64 + active.asks(ask)).min(active.free.max(0));
+            candidates.push(Candidate { room, ..candidate.clone() });
             due.insert(candidate.number, rows);
         }
         let shares = fair::shares(candidates, ask.max);
+        let wanted = shares.iter().filter_map(|share| {
+            let trials = share.trials - due.get(&share.number).map_or(0, |rows| rows.len() as i64);
+            (trials > 0).then_some(Wanted { sweep: share.number, trials })
+        });
+        let wanted: Vec<Wanted> = wanted.collect();
+        if !wanted.is_empty() {
+            return Ok((Vec::new(), Given::Wanted(wanted)));
+        }
         let mut ids = Vec::new();
         for share in &shares {
             let rows = due.remove(&share.number).unwrap_or_default();
@@ -180,9 +225,12 @@ impl Queues {
                 }
                 ids.push(TrialId(id));
             }
-            self.sweeps.iter_mut().for_each(|active| take(&mut active.candidate, *share));
+            for active in self.sweeps.iter_mut().filter(|active| active.candidate.number == share.number) {
+                active.free = active.free.saturating_sub(share.trials);
+                take(&mut active.candidate, *share);
+            }
         }
-        Ok((shares, ids))
+        Ok((shares, Given::Trials(ids)))
     }
 
     /// Need and id of due trials of a sweep that a worker may have: those that it is warm for first, then in order.

@@ -4,7 +4,7 @@ use super::changes::{Changes, Details, sweep_event};
 use crate::store::Op;
 use crate::store::error::Error;
 use crate::store::rows::{SweepRow, SweepState};
-use crate::store::sql::{history, stages, sweeps, trials};
+use crate::store::sql::{history, stages, studies, sweeps, trials};
 use crate::store::tx::Tx;
 use crate::trial::{Command, Millis, TrialId};
 
@@ -46,8 +46,8 @@ impl Op for Cancel {
         }
         // Queued ones have no lease, no attempt and no event of their own.
         let queued = trials::cancel_queued(tx, number, now).await?;
-        // Those that wait for their stage are no rows yet, and will never be.
-        let given_up = stages::cancel(tx, number).await?;
+        // Those that wait for their stage or their sampler are no rows yet, and will never be.
+        let given_up = stages::cancel(tx, number).await? + studies::cancel(tx, number).await?;
         let row = changes.sweep(number)?;
         row.queued -= queued;
         row.cancelled += queued;

@@ -108,6 +108,14 @@ impl Known {
                 problems.push(format!("`{what}` differs"));
             }
         }
+        let learns =
+            self.stages.iter().any(|stage| stage.row.sampler_json.is_some()) || file.studies.is_some();
+        if learns {
+            problems.push(
+                "its sampler learns from results, and such a sweep cannot be extended: submit a new one"
+                    .to_owned(),
+            );
+        }
         self.compare_stages(file, &mut problems);
         if problems.is_empty() {
             self.compare_configurations(file, &mut problems);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ::sweeps::spec::Reuse;
 
 use super::changes::Details;
-use super::claim::{Ask, claim, served};
+use super::claim::{Ask, Given, Wanted, claim, served};
 use crate::health::BLAME_LIMIT;
 use crate::offer::Warm;
 use crate::store::Op;
@@ -29,6 +29,8 @@ pub struct Lease {
     pub ttl: Millis,
     /// What the free slots have in memory: such trials are preferred within a sweep.
     pub warm: Vec<Warm>,
+    /// Whether nothing is leased as long as samplers have to be asked first.
+    pub may_ask: bool,
 }
 
 /// What a request has leased.
@@ -41,6 +43,8 @@ pub struct Leased {
     pub leaders: Vec<LeaderRow>,
     /// Whether the request had leased something before. All of it may have ended since; there will be no more.
     pub is_repetition: bool,
+    /// What must be asked before anything is leased.
+    pub asks: Vec<Wanted>,
 }
 
 impl Op for Lease {
@@ -86,15 +90,24 @@ impl Op for Lease {
             let max = (worker.slots - held).min(i64::from(call.max));
             if max > 0 && !call.is_sick(tx, worker).await? && worker.may_lease(now) {
                 let needs = served(&needs, &worker.offer()?, &call.warm);
-                asks.push(Ask { worker: &call.worker, max, needs });
+                asks.push(Ask { worker: &call.worker, max, needs, may_ask: call.may_ask });
                 asking.push(outputs.len() - 1);
             }
         }
         let (mut changes, given) = claim(tx, &asks, now).await?;
         let mut rows = Vec::new();
         let mut caller: HashMap<TrialId, usize> = HashMap::new();
-        for (index, ids) in asking.into_iter().zip(given) {
+        for (index, given) in asking.into_iter().zip(given) {
             let call = calls[index];
+            let ids = match given {
+                Given::Trials(ids) => ids,
+                Given::Wanted(wanted) => {
+                    if let Some(Ok(leased)) = outputs.get_mut(index) {
+                        leased.asks = wanted;
+                    }
+                    continue;
+                }
+            };
             for id in ids {
                 let command = Command::Lease { worker: call.worker.clone() };
                 if changes.step(id, command, Details::default()).is_ok()

@@ -20,8 +20,10 @@ mod requeue;
 mod reuse;
 mod stages;
 mod submit;
+mod suggest;
 mod worker;
 
+pub use claim::Wanted;
 pub(super) use claim::{Ask, PATIENCE, is_any, served};
 pub use control::{Cancel, Pause, Resume};
 pub use extend::{Added, Extend};
@@ -30,7 +32,8 @@ pub use lease::{Lease, Leased};
 pub use reap::{Reap, Reaped};
 pub use renew::{Lost, Renew};
 pub use requeue::Requeue;
-pub use submit::{NewConfiguration, NewSweep, NewTrial, Submit};
+pub use submit::{NewConfiguration, NewStudies, NewStudy, NewSweep, NewTrial, Submit};
+pub use suggest::{Proposal, Propose, Suggest};
 pub use worker::{Drain, Register, Release};
 
 /// Does the work of a call as that of one that joins with none.

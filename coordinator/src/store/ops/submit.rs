@@ -17,6 +17,7 @@ use crate::store::error::Error;
 use crate::store::rows::{Checkpoints, EventRow, SourceRow, SweepRow, to_json};
 use crate::store::sql::needs;
 use crate::store::sql::stages::{self, ChoiceInsert, MemberInsert, StageInsert};
+use crate::store::sql::studies::{self, StudyInsert, SuggestionInsert};
 use crate::store::sql::sweeps::{self, ConfigurationInsert, SweepInsert};
 use crate::store::sql::trials::{self, TrialInsert};
 use crate::store::tx::Tx;
@@ -55,6 +56,29 @@ pub struct NewSweep {
     pub reuse: Reuse,
     /// Whether trials that prune share the training before it.
     pub share_prefix: bool,
+    /// What makes configurations of the first stage while results come in.
+    pub studies: Option<NewStudies>,
+}
+
+/// Studies, and what they have in common.
+#[derive(Debug, Clone)]
+pub struct NewStudies {
+    pub sampler_json: String,
+    pub list: Vec<NewStudy>,
+}
+
+/// A space with a sampler of its own.
+#[derive(Debug, Clone)]
+pub struct NewStudy {
+    pub key_json: String,
+    pub study_json: String,
+    /// Configurations that it makes.
+    pub size: u32,
+    /// Of one of its configurations, and whether others may need something else.
+    pub need: Need,
+    pub varies: bool,
+    /// Configurations of the sweep (by their places in the list) that lie in its space, and where.
+    pub given: Vec<(usize, String)>,
 }
 
 /// One setting of the axes.
@@ -106,6 +130,7 @@ impl Op for Submit {
         sweeps::insert_source(tx, row.number, &new.source).await?;
         self.insert_trials(tx, row.number).await?;
         self.insert_stages(tx, row.number).await?;
+        self.insert_studies(tx, row.number).await?;
         let message = format!("{} configurations, {} trials", row.configurations, row.trials);
         let number = row.number;
         let mut changes = Changes::new(vec![row], now)?;
@@ -148,7 +173,10 @@ impl Submit {
     /// The stages, their groups, and which of the first stage's configurations belong to which.
     async fn insert_stages<T: Tx>(&self, tx: &mut T, sweep: i64) -> Result<(), Error> {
         let new = &self.sweep;
-        let rows: Vec<_> = new.stages.iter().enumerate().map(StageInsert::new).collect();
+        let mut rows: Vec<_> = new.stages.iter().enumerate().map(StageInsert::new).collect();
+        if let (Some(first), Some(studies)) = (rows.first_mut(), &new.studies) {
+            first.sampler_json = Some(studies.sampler_json.clone());
+        }
         stages::insert_stages(tx, sweep, &rows).await?;
         let mut choices = Vec::new();
         for (stage, from) in new.choosing() {
@@ -183,9 +211,57 @@ impl Submit {
     }
 }
 
+impl Submit {
+    /// The studies, and what is known in them from the start.
+    async fn insert_studies<T: Tx>(&self, tx: &mut T, sweep: i64) -> Result<(), Error> {
+        let Some(studies) = &self.sweep.studies else { return Ok(()) };
+        let wanted: BTreeSet<&Need> = studies.list.iter().map(|study| &study.need).collect();
+        let needs = needs::ids(tx, &wanted).await?;
+        let row = |(number, study): (usize, &'_ NewStudy)| {
+            let need = *needs.get(&study.need).ok_or(Error::Conflict("need"))?;
+            Ok((number, need, i64::from(study.varies)))
+        };
+        let rows: Vec<_> = studies.list.iter().enumerate().map(row).collect::<Result<_, Error>>()?;
+        let seeds = self.sweep.stages.first().map_or(0, |stage| stage.seeds.len());
+        let rows: Vec<StudyInsert<'_>> = rows
+            .into_iter()
+            .zip(&studies.list)
+            .map(|((number, need, varies), study)| StudyInsert {
+                number,
+                key_json: &study.key_json,
+                study_json: &study.study_json,
+                size: study.size,
+                seeds,
+                need,
+                varies,
+            })
+            .collect();
+        for batch in rows.chunks(BATCH) {
+            studies::insert(tx, sweep, batch).await?;
+        }
+        let given = (0..).zip(&studies.list).flat_map(|(number, study)| {
+            study.given.iter().map(move |(place, point_json)| SuggestionInsert {
+                study: number,
+                config: *place as i64 + 1,
+                number: None,
+                point_json: point_json.clone(),
+                generation: None,
+            })
+        });
+        let given: Vec<_> = given.collect();
+        for batch in given.chunks(BATCH) {
+            studies::insert_suggestions(tx, sweep, batch).await?;
+        }
+        Ok(())
+    }
+}
+
 impl NewSweep {
     pub(super) fn row<'a>(&'a self, id: &'a str) -> SweepInsert<'a> {
-        let waiting = self.to_open(|stage| stage.seeds.len());
+        let to_suggest: i64 =
+            self.studies.iter().flat_map(|studies| &studies.list).map(|study| i64::from(study.size)).sum();
+        let seeds = self.stages.first().map_or(0, |stage| stage.seeds.len() as i64);
+        let waiting = self.to_open(|stage| stage.seeds.len()) + to_suggest * seeds;
         SweepInsert {
             id,
             key: &self.key,
@@ -203,7 +279,7 @@ impl NewSweep {
             pause_after_failures: self.pause_after_failures.map(i64::from),
             pause_after_code_errors: self.pause_after_code_errors.map(i64::from),
             allow_test_selection: i64::from(self.allow_test_selection),
-            configurations: self.configurations.len() as i64 + self.to_open(|_| 1),
+            configurations: self.configurations.len() as i64 + self.to_open(|_| 1) + to_suggest,
             trials: self.trials.len() as i64 + waiting,
             waiting,
             early_stop_json: self.early_stop.as_ref().map(to_json),

@@ -27,6 +27,8 @@ record! {
         served: i64,
         /// Needs of its due trials, of those that were asked for.
         needs_json: String,
+        asks: i64,
+        studies_json: String,
     }
 }
 
@@ -165,6 +167,8 @@ record! {
 record! { pub(super) struct KeyRow { key: i64 } }
 
 record! { pub(super) struct HashRow { hash: String } }
+
+record! { pub(super) struct SamplerRow { sampler_json: String } }
 
 /// A column of numbers that are never negative and always small.
 pub fn to_u32(value: i64) -> u32 {

@@ -125,6 +125,7 @@ record! {
         parent: Option<i64>,
         opening_json: Option<String>,
         is_scored_on_test: i64,
+        sampler_json: Option<String>,
     }
 }
 
@@ -183,4 +184,43 @@ record! {
         git_commit: String,
         git_dirty: i64,
     }
+}
+
+record! {
+    /// A study, which makes configurations while results come in.
+    pub struct StudyRow {
+        sweep: i64,
+        number: i64,
+        key_json: String,
+        study_json: String,
+        size: i64,
+        made: i64,
+        seeds: i64,
+        need: i64,
+        varies: i64,
+        strategy_json: Option<String>,
+        state: String,
+    }
+}
+
+record! {
+    /// A configuration of a study, and what became of its trials.
+    pub struct SuggestionRow {
+        point_json: String,
+        generation: Option<i64>,
+        open: i64,
+        scored: i64,
+        mean: Option<f64>,
+        /// Trials without a score of their own that says how good the configuration is: stopped early, or failed by it.
+        stopped: i64,
+        bad: i64,
+        trials: i64,
+        /// When the last of them ended.
+        ended: Option<i64>,
+    }
+}
+
+record! {
+    /// What studies of a sweep have made, and are to make.
+    pub struct StudyCountRow { studies: i64, open: i64, made: i64, size: i64 }
 }

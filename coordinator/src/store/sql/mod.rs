@@ -11,6 +11,7 @@ pub(super) mod prefixes;
 pub(super) mod reuse;
 pub(super) mod rungs;
 pub(super) mod stages;
+pub(super) mod studies;
 pub(super) mod sweeps;
 pub(super) mod trials;
 pub(super) mod workers;

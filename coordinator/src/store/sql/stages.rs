@@ -10,14 +10,17 @@ use crate::store::rows::{
 use crate::store::tx::{Sql, Tx, args};
 
 const INSERT_STAGES: Sql = Sql {
-    sqlite: "INSERT INTO stage (sweep, number, name, seeds_json, parent, opening_json, is_scored_on_test)
+    sqlite: "INSERT INTO stage (sweep, number, name, seeds_json, parent, opening_json, is_scored_on_test,
+                    sampler_json)
              SELECT $1, value ->> 'number', value ->> 'name', value ->> 'seeds_json', value ->> 'parent',
-                    value ->> 'opening_json', value ->> 'is_scored_on_test'
+                    value ->> 'opening_json', value ->> 'is_scored_on_test',
+                    value ->> 'sampler_json'
                FROM json_each($2)",
-    postgres: "INSERT INTO stage (sweep, number, name, seeds_json, parent, opening_json, is_scored_on_test)
+    postgres: "INSERT INTO stage (sweep, number, name, seeds_json, parent, opening_json, is_scored_on_test,
+                    sampler_json)
                SELECT $1, x.*
                  FROM json_to_recordset($2::json) AS x(number bigint, name text, seeds_json text, parent bigint,
-                                                       opening_json text, is_scored_on_test bigint)",
+                                                       opening_json text, is_scored_on_test bigint, sampler_json text)",
 };
 const INSERT_CHOICES: Sql = Sql {
     sqlite: "INSERT INTO choice (sweep, stage, number, key_json, pending, configurations, trials, state)
@@ -146,6 +149,7 @@ pub(in crate::store) struct StageInsert<'a> {
     pub parent: Option<usize>,
     pub opening_json: Option<String>,
     pub is_scored_on_test: i64,
+    pub sampler_json: Option<String>,
 }
 
 impl<'a> StageInsert<'a> {
@@ -157,6 +161,7 @@ impl<'a> StageInsert<'a> {
             parent: stage.from.as_ref().map(|from| from.stage),
             opening_json: stage.from.as_ref().map(|from| to_json(&from.opening)),
             is_scored_on_test: i64::from(stage.is_scored_on_test),
+            sampler_json: None,
         }
     }
 }

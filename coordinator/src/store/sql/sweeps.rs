@@ -1,5 +1,6 @@
 //! Tables `sweep`, `source`, `configuration`.
 
+use super::studies;
 use crate::store::error::Error;
 use crate::store::rows::{
     CandidateRow, ConfigurationRow, FailureRow, KeyRow, RecipeRow, SourceRow, SweepRow,
@@ -37,7 +38,13 @@ const LOCK_OF: Sql = Sql {
 };
 
 const ANY_QUEUED: Sql = Sql::both(
-    "SELECT count(*) AS key FROM (SELECT number FROM sweep WHERE state = 'active' AND queued > 0 LIMIT 1) x",
+    "SELECT count(*) AS key
+       FROM (SELECT number FROM sweep s
+              WHERE state = 'active'
+                AND (queued > 0
+                     OR (waiting > 0
+                         AND EXISTS (SELECT 1 FROM study y WHERE y.sweep = s.number AND y.state = 'open')))
+              LIMIT 1) x",
 );
 
 /// Without a lock, for who only wants to know.
@@ -47,7 +54,7 @@ const PEEK: Sql = Sql {
                 WHERE number = ANY ($1) ORDER BY number",
 };
 
-/// Active sweeps, and with which of the needs `$1` each has trials that are due.
+/// Active sweeps, and with which of the needs `$1` each has trials that are due, and with which a sampler would make some.
 const CANDIDATES: Sql = Sql {
     sqlite: "SELECT s.number, s.project, s.priority, s.running, s.served,
                     min(s.queued, coalesce(s.max_running - s.running, s.queued)) AS room,
@@ -55,7 +62,13 @@ const CANDIDATES: Sql = Sql {
                       WHERE s.queued > 0
                         AND EXISTS (SELECT 1 FROM trial t
                                      WHERE t.sweep = s.number AND t.need = n.value AND t.state = 'queued'
-                                       AND t.not_before <= $2)) AS needs_json
+                                       AND t.not_before <= $2)) AS needs_json,
+                    min(s.waiting, coalesce(s.max_running - s.running, s.waiting)) AS asks,
+                    (SELECT json_group_array(n.value) FROM json_each($1) n
+                      WHERE s.waiting > 0
+                        AND EXISTS (SELECT 1 FROM study y
+                                     WHERE y.sweep = s.number AND y.state = 'open'
+                                       AND (y.need = n.value OR (y.varies = 1 AND s.queued < $3)))) AS studies_json
                FROM sweep s WHERE s.state = 'active' ORDER BY s.number",
     postgres: "SELECT s.number, s.project, s.priority, s.running, s.served,
                       least(s.queued, s.max_running - s.running) AS room,
@@ -63,7 +76,13 @@ const CANDIDATES: Sql = Sql {
                         WHERE s.queued > 0
                           AND EXISTS (SELECT 1 FROM trial t
                                        WHERE t.sweep = s.number AND t.need = n.value AND t.state = 'queued'
-                                         AND t.not_before <= $2)) AS needs_json
+                                         AND t.not_before <= $2)) AS needs_json,
+                      least(s.waiting, s.max_running - s.running) AS asks,
+                      (SELECT coalesce(json_agg(n.value), '[]')::text FROM unnest($1::bigint[]) AS n(value)
+                        WHERE s.waiting > 0
+                          AND EXISTS (SELECT 1 FROM study y
+                                       WHERE y.sweep = s.number AND y.state = 'open'
+                                         AND (y.need = n.value OR (y.varies = 1 AND s.queued < $3)))) AS studies_json
                  FROM sweep s WHERE s.state = 'active' ORDER BY s.number",
 };
 
@@ -226,7 +245,7 @@ pub(in crate::store) async fn lock_of<T: Tx>(tx: &mut T, trials: &[TrialId]) -> 
     Ok(tx.fetch(LOCK_OF, args![super::trials::numbers(trials)]).await?)
 }
 
-/// Whether any active sweep has a trial waiting, due or not.
+/// Whether any active sweep has a trial waiting, due or not, or would make one.
 pub(in crate::store) async fn any_queued<T: Tx>(tx: &mut T) -> Result<bool, Error> {
     let row: Option<KeyRow> = tx.fetch_one(ANY_QUEUED, args![]).await?;
     Ok(row.is_some_and(|row| row.key > 0))
@@ -242,7 +261,7 @@ pub(in crate::store) async fn candidates<T: Tx>(
     needs: &[i64],
     now: Millis,
 ) -> Result<Vec<CandidateRow>, Error> {
-    Ok(tx.fetch(CANDIDATES, args![needs.to_vec(), now]).await?)
+    Ok(tx.fetch(CANDIDATES, args![needs.to_vec(), now, studies::MAX_BACKLOG]).await?)
 }
 
 pub(in crate::store) async fn insert<T: Tx>(
