@@ -29,7 +29,10 @@ fn end(token: Token, value: f64, ran: Ran) -> NewEnd {
     let metrics = BTreeMap::from([("val/top1".to_owned(), value)]);
     let metrics = if ran.origin.is_some() { BTreeMap::new() } else { metrics };
     let artifact = Some("file:///a/1".to_owned()).filter(|_| ran.origin.is_none());
-    NewEnd { outcome: Outcome::Success { metrics, artifact, ran }, ..success(token, value) }
+    NewEnd {
+        outcome: Outcome::Success { metrics, artifact, ran, pruning_json: None },
+        ..success(token, value)
+    }
 }
 
 /// A finished sweep of one trial, trained on `x` by the code `c`.

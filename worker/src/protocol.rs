@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 pub use sweeps::FailureClass;
 
 /// From the agent. When stdin closes, the trainer exits.
+#[expect(clippy::large_enum_variant, reason = "one a slot, and nearly always the large one")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToTrainer {

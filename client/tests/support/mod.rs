@@ -205,8 +205,14 @@ impl Sweeps for Service {
             objective: sweep.objective,
             report: sweep.report,
             axes: sweep.axes,
-            first_recipe_json: String::new(),
+            ..ResultsResponse::default()
         }))
+    }
+
+    async fn extend(&self, request: Request<ExtendRequest>) -> Result<Response<ExtendResponse>, Status> {
+        let mut world = self.world(&request)?;
+        let sweep = world.sweep(&request.get_ref().sweep)?.clone();
+        Ok(Response::new(ExtendResponse { sweep: Some(sweep), ..ExtendResponse::default() }))
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {

@@ -34,6 +34,7 @@ pub(super) struct Trainer {
     orders: mpsc::UnboundedSender<ToDo>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one a slot, and nearly always the large one")]
 #[derive(Debug)]
 enum ToDo {
     Write(ToTrainer),

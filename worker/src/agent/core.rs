@@ -39,6 +39,7 @@ struct Run {
     ticked: Time,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one a slot, and nearly always the large one")]
 #[derive(Debug)]
 enum State {
     /// Started, but not ready yet.

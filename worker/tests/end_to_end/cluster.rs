@@ -55,7 +55,7 @@ impl Cluster {
             if self.workers[number].try_wait().expect("a state").is_some() {
                 self.worker(name);
                 // The last one, which was just started, takes the place.
-                self.workers.swap_remove(number);
+                self.workers.swap_remove(number).wait().expect("it has ended");
             }
         }
         if self.coordinator.try_wait().expect("a state").is_some() {

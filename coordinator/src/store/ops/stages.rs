@@ -96,7 +96,7 @@ async fn open<T: Tx>(
     let is_sharing = changes.sweep(choice.sweep)?.share_prefix != 0;
     insert(tx, choice.sweep, all, stage, rule.as_ref(), is_sharing, &made).await?;
     // A group that chooses again may choose what it has opened before.
-    let is_failed = made.is_empty() && !(is_again && !chosen.is_empty());
+    let is_failed = made.is_empty() && (chosen.is_empty() || !is_again);
     let state = if is_failed { "failed" } else { "opened" };
     let (kept, kept_trials) = match made.len() as i64 {
         // What it would open is remembered: its trials may be tried again.
