@@ -11,7 +11,7 @@ const MINIATURES: &[(&str, &[&str], usize)] = &[
     ("demo_e2vpt.yaml", &["base.task=test/mini"], 4 + 1 + 4 + 2),
     ("demo_spt.yaml", &["base.task=test/mini", "base.epochs=2"], 6 + 6),
     ("demo_gated.yaml", &["axes.task.values=[test/mini]", "base.insertion_depth=1", "base.epochs=2"], 4 + 2),
-    ("demo_pruning.yaml", &["base.task=test/mini", "base.insertion_depth=1"], 8),
+    ("demo_pruning.yaml", &["base.task=test/mini", "blocks.last3.set.insertion_depth=1"], 16),
 ];
 
 /// The images of `test/shades` under the names of the demo's splits.
