@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup postgres build demo test test-faults simulate chaos lint test-pytorch bench bench-expand bench-results interop audit \
+.PHONY: help setup postgres build demo test test-faults simulate chaos lint test-pytorch bench bench-expand bench-results bench-suggest bench-samplers interop audit \
 	gpu-check clean-demo
 
 help: ## Show this list
@@ -56,6 +56,15 @@ bench-expand: ## Measure how long sweep files take to expand, and the memory of 
 
 bench-results: ## Measure how long the results of 100,000 trials take
 	cargo bench --locked -p coordinator --bench results
+
+bench-suggest: ## Measure how long a sampler thinks after 10,000 results
+	cargo bench --locked -p coordinator --bench samplers -- speed
+
+bench-samplers: ## Compare the samplers with Optuna's by what they find (installs Optuna into third_party/samplers)
+	@test -x third_party/samplers/bin/python || python3 -m venv third_party/samplers
+	@third_party/samplers/bin/pip install --quiet optuna cmaes scipy
+	cargo bench --locked -p coordinator --bench samplers -- curves > third_party/samplers/ours.csv
+	third_party/samplers/bin/python bench/samplers/compare.py third_party/samplers/ours.csv bench/samplers
 
 interop: ## Open what `sweep export` writes with the real Optuna and TensorBoard (installs both into third_party/interop)
 	@test -x third_party/interop/bin/python || python3 -m venv third_party/interop

@@ -1,12 +1,11 @@
 //! What the samplers find, and how long a suggestion takes: `make bench-samplers` compares with Optuna
 //! (`bench/samplers/compare.py`, which calls this), `make bench-suggest` times suggestions after 10,000 results.
 //!
-//! `samplers curves GRID.csv` prints the best value so far, by problem, sampler, seed and trial, as CSV; the problems are
+//! `samplers curves` prints the best value so far, by problem, sampler, seed and trial, as CSV; the problems are
 //! those of `compare.py`. A batch is so many suggestions that are made before any of their results is known.
 
 #![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use coordinator::search::cma_es::{self, Strategy};
@@ -33,15 +32,13 @@ struct Problem {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.as_slice() {
-        [verb, grid] if verb == "curves" => {
-            curves(&std::fs::read_to_string(grid).expect("the grid's results"))
-        }
+        [verb] if verb == "curves" => curves(),
         [verb] if verb == "speed" => speed(),
-        _ => panic!("curves GRID.csv, or speed"),
+        _ => panic!("curves, or speed"),
     }
 }
 
-fn problems(grid: &str) -> Vec<Problem> {
+fn problems() -> Vec<Problem> {
     vec![
         Problem {
             name: "branin",
@@ -65,7 +62,6 @@ fn problems(grid: &str) -> Vec<Problem> {
             samplers: &["tpe"],
             value: Box::new(mixed),
         },
-        recorded(grid),
     ]
 }
 
@@ -112,38 +108,6 @@ fn mixed(child: &Child) -> f64 {
                 + ((gate - 12.0) / 6.0).powi(2)
                 + tilt
         }
-    }
-}
-
-/// The validation loss of every configuration of a grid that was really trained.
-fn recorded(grid: &str) -> Problem {
-    let mut lines = grid.lines();
-    let columns: Vec<&str> = lines.next().expect("a header").split(',').collect();
-    let column =
-        |name: &str| columns.iter().position(|column| *column == name).unwrap_or_else(|| panic!("{name}"));
-    let keys = ["lr", "wd", "batch_size", "epochs"];
-    let places = keys.map(column);
-    let score = column("val/loss");
-    let mut values: Vec<Vec<f64>> = vec![Vec::new(); keys.len()];
-    let mut table: HashMap<[u64; 4], f64> = HashMap::new();
-    for line in lines {
-        let cells: Vec<f64> = line.split(',').map(|cell| cell.parse().unwrap_or(f64::NAN)).collect();
-        for (values, place) in values.iter_mut().zip(places) {
-            if !values.contains(&cells[place]) {
-                values.push(cells[place]);
-            }
-        }
-        // What diverged is worse than everything.
-        let value = if cells[score].is_finite() { cells[score] } else { 100.0 };
-        table.insert(places.map(|place| cells[place].to_bits()), value);
-    }
-    let axes: String =
-        keys.iter().zip(&values).map(|(key, values)| format!("  {key}: {{values: {values:?}}}\n")).collect();
-    Problem {
-        name: "recorded",
-        space: format!("base: {{method: linear}}\naxes:\n{axes}"),
-        samplers: &["tpe", "cma_es"],
-        value: Box::new(move |child| table[&keys.map(|key| number(child, key).to_bits())]),
     }
 }
 
@@ -237,9 +201,9 @@ impl Study {
     }
 }
 
-fn curves(grid: &str) {
+fn curves() {
     println!("problem,sampler,batch,seed,trial,best");
-    for problem in problems(grid) {
+    for problem in problems() {
         for sampler in problem.samplers {
             for batch in [1, 4] {
                 for seed in 0..SEEDS {

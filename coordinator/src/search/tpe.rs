@@ -12,8 +12,8 @@
 //! Of 24 points drawn from l = p(· | below), that with the largest l(x) / g(x) is tried, g being p(· | above).
 //!
 //! * Coordinates lie in [0, 1]. On a continuous axis kⱼ is a normal density about xₖⱼ, cut off at the ends; on an ordered
-//!   one of n steps, its mass on a cell of width 1/n. σ = 0.2 · m^(−1/(d+4)), for the m kernels of an arm of d axes, and
-//!   at least 1 / min(100, 1 + number of kernels). The prior is a normal about the middle with σ = 1.
+//!   one of n steps, its mass on a cell of width 1/n. σ is the distance to the farther of the two neighbours of xₖⱼ among
+//!   the kernels of its arm, and at least 1 / min(100, 1 + number of kernels). The prior is a normal about the middle with σ = 1.
 //! * On an unordered axis of n values, kⱼ is 1 at xₖⱼ and 1/m everywhere, normalised; so is c for the arms.
 //! * An axis that the other arm does not have is at its prior: blocks learn from each other what they share, and no more.
 //! * wₖ is 1 for the newest 25, and falls to 1/n for the oldest; the prior has 1.
@@ -80,10 +80,11 @@ struct Density<'a> {
 
 struct Group {
     arm: usize,
-    sigma: f64,
     /// Coordinates from 0 to 1, or numbers of values: by axis of the arm, then by kernel.
     columns: Vec<Vec<f64>>,
-    /// Of continuous axes: the logarithms of what the cut leaves of each kernel.
+    /// As `columns`: the width of each kernel.
+    sigmas: Vec<Vec<f64>>,
+    /// Of continuous axes: the logarithms of what the cut leaves of each kernel, over its height.
     log_masses: Vec<Vec<f64>>,
     log_weights: Vec<f64>,
 }
@@ -152,7 +153,7 @@ impl<'a> Density<'a> {
         let at = self.shape.arms[arm].iter().map(|axis| {
             let of_kernel = group.and_then(|(group, place)| {
                 let column = self.shape.arms[group.arm].iter().position(|other| other == axis)?;
-                Some((group.columns[column][place], group.sigma))
+                Some((group.columns[column][place], group.sigmas[column][place]))
             });
             draw(self.shape.scales[*axis], of_kernel, self.kernels.len(), rng)
         });
@@ -164,8 +165,8 @@ impl Group {
     fn new(arm: usize, axes: usize) -> Self {
         Self {
             arm,
-            sigma: 0.0,
             columns: vec![Vec::new(); axes],
+            sigmas: vec![Vec::new(); axes],
             log_masses: vec![Vec::new(); axes],
             log_weights: Vec::new(),
         }
@@ -180,40 +181,41 @@ impl Group {
 
     /// What is known only when all kernels are there.
     fn complete(&mut self, shape: &Shape, kernels: usize) {
-        let (count, axes) = (self.log_weights.len() as f64, self.columns.len() as f64);
         let least = 1.0 / (1.0 + kernels as f64).min(100.0);
-        self.sigma = (0.2 * count.powf(-1.0 / (axes + 4.0))).clamp(least, 1.0);
-        for ((column, masses), axis) in
-            self.columns.iter().zip(&mut self.log_masses).zip(&shape.arms[self.arm])
-        {
+        for (place, axis) in shape.arms[self.arm].iter().enumerate() {
+            let column = &self.columns[place];
+            self.sigmas[place] = widths(column, least);
             if shape.scales[*axis] == Scale::Continuous {
-                masses.extend(column.iter().map(|mean| mass(0.0, 1.0, *mean, self.sigma).ln()));
+                let log_mass =
+                    |(mean, sigma): (&f64, &f64)| mass(0.0, 1.0, *mean, *sigma).ln() - log_height(*sigma);
+                self.log_masses[place] = column.iter().zip(&self.sigmas[place]).map(log_mass).collect();
             }
         }
     }
 
     /// Adds the logarithms of all kernels at a coordinate of an axis.
     fn add_logs(&self, scale: Scale, column: usize, at: f64, kernels: usize, terms: &mut [f64]) {
-        let means = &self.columns[column];
+        let (means, sigmas) = (&self.columns[column], &self.sigmas[column]);
         match scale {
             Scale::Continuous => {
-                let (inverse, log_height) = (1.0 / self.sigma, log_height(self.sigma));
-                for ((term, mean), log_mass) in terms.iter_mut().zip(means).zip(&self.log_masses[column]) {
-                    let z = (at - mean) * inverse;
-                    *term += log_height - 0.5 * z * z - log_mass;
+                let kernels = means.iter().zip(sigmas).zip(&self.log_masses[column]);
+                for (term, ((mean, sigma), log_mass)) in terms.iter_mut().zip(kernels) {
+                    let z = (at - mean) / sigma;
+                    *term += -0.5 * z * z - log_mass;
                 }
             }
             Scale::Ordered(count) => {
-                let log = |mean: f64| log_cell(at, count, mean, self.sigma);
+                let kernels = terms.iter_mut().zip(means.iter().zip(sigmas));
                 if count > MAX_TABLE {
-                    terms.iter_mut().zip(means).for_each(|(term, mean)| *term += log(*mean));
+                    kernels.for_each(|(term, (mean, sigma))| *term += log_cell(at, count, *mean, *sigma));
                     return;
                 }
+                // Kernels at the same step are alike.
                 let mut table = vec![f64::NAN; count as usize];
-                for (term, mean) in terms.iter_mut().zip(means) {
+                for (term, (mean, sigma)) in kernels {
                     let entry = &mut table[((mean * count as f64) as usize).min(count as usize - 1)];
                     if entry.is_nan() {
-                        *entry = log(*mean);
+                        *entry = log_cell(at, count, *mean, *sigma);
                     }
                     *term += *entry;
                 }
@@ -226,6 +228,24 @@ impl Group {
             }
         }
     }
+}
+
+/// Of each kernel the distance to the farther of its neighbours; of one alone, to the farther end.
+fn widths(means: &[f64], least: f64) -> Vec<f64> {
+    let mut places = means.to_vec();
+    places.sort_by(f64::total_cmp);
+    places.dedup();
+    let width = |mean: &f64| {
+        let place = places.partition_point(|other| other < mean);
+        let before = place.checked_sub(1).map(|before| mean - places[before]);
+        let after = places.get(place + 1).map(|after| after - mean);
+        let width = match (before, after) {
+            (None, None) => mean.max(1.0 - mean),
+            (before, after) => before.unwrap_or(0.0).max(after.unwrap_or(0.0)),
+        };
+        width.clamp(least, 1.0)
+    };
+    means.iter().map(width).collect()
 }
 
 /// How much the `index`-th oldest of so many kernels weighs.
