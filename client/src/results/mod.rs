@@ -9,7 +9,7 @@ pub(crate) mod record;
 pub(crate) mod statistics;
 pub(crate) mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use proto::v1::{Configuration, Objective, ResultsResponse, Statistic};
 use serde_json::Value;
@@ -97,6 +97,27 @@ impl Row {
     }
 }
 
+/// Groups of later stages open in the order in which they end. Their rows are put in the order of the file instead: that
+/// in which their blocks and the values of their axes are first seen.
+fn order_later_stages(rows: &mut [Row], axes: &[String]) {
+    let Some(first) = rows.first().map(|row| row.configuration.stage.clone()) else { return };
+    let later = rows.iter().position(|row| row.configuration.stage != first).unwrap_or(rows.len());
+    if later == rows.len() {
+        return;
+    }
+    let axes: Vec<&str> = [STAGE, BLOCK].into_iter().chain(axes.iter().map(String::as_str)).collect();
+    let mut seen: HashMap<(&str, Option<Value>), usize> = HashMap::new();
+    for row in rows.iter() {
+        for axis in &axes {
+            let rank = seen.len();
+            seen.entry((axis, row.value(axis))).or_insert(rank);
+        }
+    }
+    rows[later..].sort_by_cached_key(|row| -> Vec<usize> {
+        axes.iter().map(|axis| seen[&(*axis, row.value(axis))]).collect()
+    });
+}
+
 impl Results {
     pub(crate) fn read(reply: ResultsResponse) -> Result<Self, CliError> {
         let base = format::settings(&reply.first_recipe_json)?;
@@ -117,6 +138,7 @@ impl Results {
         let others: BTreeSet<&String> = rows.iter().flat_map(|row| row.settings.keys()).collect();
         let others: Vec<String> = others.into_iter().filter(|name| !axes.contains(name)).cloned().collect();
         axes.extend(others);
+        order_later_stages(&mut rows, &axes);
         let objective = reply.objective.unwrap_or_default();
         let (allow_test_selection, test_stages) = (reply.allow_test_selection, reply.test_stages);
         Ok(Self { objective, report: reply.report, axes, rows, allow_test_selection, test_stages })
@@ -438,6 +460,27 @@ mod tests {
     #[test]
     fn varying_axes_come_in_file_order_and_fixed_ones_not_at_all() {
         assert_eq!(mixed().varying(), ["task", "lr", "method"], "wd is fixed, blocks equal methods");
+    }
+
+    #[test]
+    fn rows_of_later_stages_stand_in_the_order_of_the_file() {
+        let row = |number, stage: &str, settings: &str| {
+            let mut row = configuration(number, settings, 80.0);
+            row.stage = stage.to_owned();
+            row
+        };
+        let rows = vec![
+            row(1, "tune", r#"{"task":"b","lr":1}"#),
+            row(2, "tune", r#"{"task":"b","lr":2}"#),
+            row(3, "tune", r#"{"task":"a","lr":1}"#),
+            row(4, "tune", r#"{"task":"a","lr":2}"#),
+            row(5, "final", r#"{"task":"a","lr":1}"#),
+            row(6, "final", r#"{"task":"b","lr":2}"#),
+            row(7, "test", r#"{"task":"b","lr":2}"#),
+        ];
+        let results = Results::read(reply(rows)).expect("valid");
+        let numbers: Vec<u64> = results.rows.iter().map(|row| row.configuration.number).collect();
+        assert_eq!(numbers, [1, 2, 3, 4, 6, 5, 7]);
     }
 
     #[test]
