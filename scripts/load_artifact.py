@@ -6,6 +6,7 @@
 For every method whose tensors act on a ViT's tokens or weights; the backbone's sidecar BACKBONE.json lies beside it.
 Prints one JSON object an image: the file and the probability of each class.
 """
+import hashlib
 import json
 import pathlib
 import sys
@@ -22,15 +23,18 @@ METHODS = {"linear", "full", "partial_k", "bias", "cls", "ssf", "lora", "adapter
            "e2vpt", "gated", "spt_shallow", "spt_deep", "cvpt"}
 # Keys of a recipe that this script does not follow, unless they are at their defaults.
 DEFAULTS = {"location": "prepend", "prompt_project": None, "pooling": "original", "shared": False, "noexpand": False,
-            "cross_insertion": "after_attention"}
+            "cross_insertion": "after_attention", "head": "linear"}
 
 
 def load(artifact, backbone):
     """The recipe, the tuned tensors, and the timm model that they were tuned on, with the backbone's own among them."""
     with safe_open(artifact, "pt") as file:
         recipe = json.loads(file.metadata()["recipe"])
+        wanted = file.metadata()["backbone_sha256"]
         tuned = {name: file.get_tensor(name) for name in file.keys()}
     check(recipe)
+    if hashlib.sha256(pathlib.Path(backbone).read_bytes()).hexdigest() != wanted:
+        raise SystemExit(f"{artifact} was tuned on other weights than {backbone}: their sha256 is {wanted}")
     weights = load_file(backbone)
     arch = json.loads(pathlib.Path(backbone).with_suffix(".json").read_text())["arch"]
     weights = fold(recipe, tuned, weights)
